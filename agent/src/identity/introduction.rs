@@ -1,0 +1,124 @@
+//! Getting to know a peer by its domain: the chain of trust proves the domain, the document binds the key.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, PeerRecord, PeerRecordError};
+
+use super::OUR_VERSIONS;
+use super::connector::{Connector, EgressError};
+use super::signed::{Signed, SignedError};
+
+/// A peer record that was found in order, with its proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Introduction {
+    /// What the peer says about itself.
+    pub record: PeerRecord,
+    /// The same, signed.
+    pub signed: Signed,
+    /// The highest protocol version that both sides speak.
+    pub version: u16,
+}
+
+/// Why a domain's peer record was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum IntroductionError {
+    /// The document could not be fetched.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    /// The site answered, but not with the document.
+    #[error("https://{domain}{PEER_DOCUMENT_PATH} answers {status}; is p2pcdn set up there?")]
+    Status {
+        /// The domain asked.
+        domain: String,
+        /// Its answer.
+        status: StatusCode,
+    },
+    /// The document is no signed statement.
+    #[error("the peer document is malformed: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// The statement does not hold.
+    #[error("the peer record is refused: {0}")]
+    Signed(#[from] SignedError),
+    /// The record is about another key than the one that signed it.
+    #[error("the peer record is signed by another key than the one in it")]
+    Key,
+    /// The record is about another domain than the one that shows it.
+    #[error("the peer record at {domain} is about {claimed}")]
+    Domain {
+        /// The domain asked.
+        domain: String,
+        /// The domain in the record.
+        claimed: String,
+    },
+    /// The record breaks a bound, or the time is not within its life.
+    #[error("the peer record is refused: {0}")]
+    Record(#[from] PeerRecordError),
+    /// No protocol version in common.
+    #[error("no common protocol version: this agent speaks {ours:?}, the peer {theirs:?}; upgrade the older one")]
+    Version {
+        /// Versions of this agent.
+        ours: &'static [u16],
+        /// Versions of the peer.
+        theirs: Vec<u16>,
+    },
+}
+
+/// Longest peer document in bytes.
+const MAX_DOCUMENT_BYTES: usize = 16 * 1024;
+/// Longest wait for a peer document.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Fetches and checks the peer record that `domain` publishes; `now_s` is seconds since the Unix epoch.
+pub async fn fetch_peer_record(
+    connector: &Connector,
+    domain: &str,
+    now_s: u64,
+) -> Result<Introduction, IntroductionError> {
+    let response = connector.get_web(domain, PEER_DOCUMENT_PATH, MAX_DOCUMENT_BYTES, TIMEOUT).await?;
+    if response.status != StatusCode::OK {
+        return Err(IntroductionError::Status { domain: domain.into(), status: response.status });
+    }
+    let introduction = check(serde_json::from_slice(&response.body)?, now_s)?;
+    if introduction.record.domain != domain {
+        return Err(IntroductionError::Domain { domain: domain.into(), claimed: introduction.record.domain });
+    }
+    Ok(introduction)
+}
+
+/// Checks a signed peer record by itself; that its signer speaks for the domain in it remains to be proven.
+pub fn check(signed: Signed, now_s: u64) -> Result<Introduction, IntroductionError> {
+    let record: PeerRecord = signed.open()?;
+    if record.node_key != signed.key {
+        return Err(IntroductionError::Key);
+    }
+    record.validate(now_s)?;
+    match record.common_version(OUR_VERSIONS) {
+        Some(version) => Ok(Introduction { record, signed, version }),
+        None => Err(IntroductionError::Version { ours: OUR_VERSIONS, theirs: record.versions }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::signed::sign;
+    use crate::identity::testing;
+
+    #[test]
+    fn a_record_in_order_is_accepted_and_others_are_refused_for_their_reason() {
+        let key = testing::node_key();
+        let record = testing::peer_record("a.test", key.public(), 1);
+        let now_s = record.issued_s;
+        let verdict = |record: &PeerRecord| check(sign(&key, record).unwrap(), now_s);
+
+        assert_eq!(verdict(&record).unwrap().version, 1);
+        let foreign = PeerRecord { node_key: testing::node_key().public(), ..record.clone() };
+        assert!(matches!(verdict(&foreign), Err(IntroductionError::Key)));
+        let over = PeerRecord { expires_s: now_s, ..record.clone() };
+        assert!(matches!(verdict(&over), Err(IntroductionError::Record(PeerRecordError::Time))));
+        let newer = PeerRecord { versions: vec![7, 8], ..record };
+        let error = verdict(&newer).unwrap_err().to_string();
+        assert!(error.contains("[1]") && error.contains("[7, 8]"), "{error}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What this agent says about itself, signed and kept current.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
+use redb::{Database, ReadableTable, TableDefinition};
+
+use super::OUR_VERSIONS;
+use super::node_key::NodeKey;
+use super::signed::{Signed, sign};
+
+/// Life of an own record in seconds: 7 days. It is renewed when a quarter of that is left.
+pub const RECORD_LIFE_S: u64 = 7 * 24 * 3600;
+
+/// Sequence numbers that never repeat, whatever crashes: each is on disk before anybody sees it.
+pub struct Counter {
+    db: Arc<Database>,
+    name: &'static str,
+}
+
+/// The sequence could not be made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("storing the sequence {name:?}: {source}")]
+pub struct CounterError {
+    name: &'static str,
+    source: Box<redb::Error>,
+}
+
+const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+
+impl Counter {
+    /// The counter of that name; several may share one database.
+    pub fn new(db: Arc<Database>, name: &'static str) -> Self {
+        Self { db, name }
+    }
+
+    /// A number above every earlier one, and at least `floor`; blocks until it is on disk.
+    ///
+    /// With the time in seconds as the floor, numbers go on growing even after the database was lost.
+    pub fn next(&self, floor: u64) -> Result<u64, CounterError> {
+        self.try_next(floor).map_err(|source| CounterError { name: self.name, source: Box::new(source) })
+    }
+
+    fn try_next(&self, floor: u64) -> Result<u64, redb::Error> {
+        let transaction = self.db.begin_write()?;
+        let next = {
+            let mut table = transaction.open_table(COUNTERS)?;
+            let last = table.get(self.name)?.map(|last| last.value());
+            let next = last.map_or(floor, |last| last.saturating_add(1).max(floor));
+            table.insert(self.name, next)?;
+            next
+        };
+        transaction.commit()?;
+        Ok(next)
+    }
+}
+
+/// What the operator's settings say about this site; see [`PeerRecord`] for the meaning of each field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AboutUs {
+    /// Authority of the site.
+    pub domain: String,
+    /// Authority whose port answers ALPN `p2pcdn/1`.
+    pub endpoint: String,
+    /// Authority under which replicas are served.
+    pub replica_name: String,
+    /// Where a person can be reached.
+    pub contact: String,
+}
+
+/// Why this agent has no record of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnRecordError {
+    /// The settings would make a record that peers refuse.
+    #[error("this site's peer record would be refused: {0}")]
+    Invalid(#[from] PeerRecordError),
+    /// The sequence could not be made durable, so nothing was signed.
+    #[error(transparent)]
+    Sequence(#[from] CounterError),
+    /// The record could not be written as JSON.
+    #[error("writing the peer record: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The own signed record, renewed in time.
+pub struct OwnRecord {
+    key: Arc<NodeKey>,
+    about: AboutUs,
+    counter: Counter,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    signed: Arc<Signed>,
+    expires_s: u64,
+}
+
+impl OwnRecord {
+    /// Signs a first record; `now_s` is seconds since the Unix epoch. Blocks for one durable write.
+    pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<Database>, now_s: u64) -> Result<Self, OwnRecordError> {
+        let counter = Counter::new(db, "peer");
+        let current = Mutex::new(renew(&key, &about, &counter, now_s)?);
+        Ok(Self { key, about, counter, current })
+    }
+
+    /// Authority of this site.
+    pub fn domain(&self) -> &str {
+        &self.about.domain
+    }
+
+    /// The record to show at `now_s`, renewed first if it is due; if that fails, the old one and a line in the log.
+    pub fn signed(&self, now_s: u64) -> Arc<Signed> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.expires_s.saturating_sub(now_s) < RECORD_LIFE_S / 4 {
+            match renew(&self.key, &self.about, &self.counter, now_s) {
+                Ok(renewed) => *current = renewed,
+                Err(error) => tracing::error!(%error, "the own peer record could not be renewed"),
+            }
+        }
+        current.signed.clone()
+    }
+}
+
+fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Result<Current, OwnRecordError> {
+    let mut record = PeerRecord {
+        domain: about.domain.clone(),
+        node_key: key.public(),
+        sequence: 0,
+        issued_s: now_s,
+        expires_s: now_s.saturating_add(RECORD_LIFE_S),
+        endpoint: about.endpoint.clone(),
+        replica_name: about.replica_name.clone(),
+        versions: OUR_VERSIONS.to_vec(),
+        capabilities: Vec::new(),
+        contact: about.contact.clone(),
+    };
+    record.validate(now_s)?;
+    record.sequence = counter.next(now_s)?;
+    Ok(Current { signed: Arc::new(sign(key, &record)?), expires_s: record.expires_s })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing;
+
+    fn open(record: &OwnRecord, now_s: u64) -> PeerRecord {
+        let opened: PeerRecord = record.signed(now_s).open().unwrap();
+        opened.validate(now_s).unwrap();
+        opened
+    }
+
+    #[test]
+    fn the_record_is_renewed_when_a_quarter_of_its_life_is_left() {
+        let own = testing::own_record("a.test", Arc::new(testing::node_key()), testing::database(), 1000);
+        let first = open(&own, 1000);
+        assert_eq!(first.expires_s, 1000 + RECORD_LIFE_S);
+        let late = 1000 + RECORD_LIFE_S * 3 / 4;
+        assert_eq!(open(&own, late), first);
+        let renewed = open(&own, late + 1);
+        assert_eq!(renewed.issued_s, late + 1);
+        assert!(renewed.sequence > first.sequence);
+    }
+
+    #[test]
+    fn sequences_grow_across_restarts_and_clocks_that_step_back() {
+        let db = testing::database();
+        let key = Arc::new(testing::node_key());
+        let sequence = |now_s| open(&testing::own_record("a.test", key.clone(), db.clone(), now_s), now_s).sequence;
+        assert_eq!(sequence(1000), 1000);
+        assert_eq!(sequence(1000), 1001);
+        assert_eq!(sequence(500), 1002);
+        assert_eq!(sequence(2000), 2000);
+    }
+
+    #[test]
+    fn settings_that_peers_would_refuse_are_refused_at_the_start() {
+        let about = AboutUs { contact: "x".repeat(300), ..testing::about("a.test") };
+        let refused = OwnRecord::new(Arc::new(testing::node_key()), about, testing::database(), 1000);
+        assert!(matches!(refused, Err(OwnRecordError::Invalid(PeerRecordError::TooLong("contact")))));
+    }
+}

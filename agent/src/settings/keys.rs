@@ -1,0 +1,178 @@
+//! Reads one key after the other and remembers what is wrong with each, so that an operator sees all errors at once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use figment::Figment;
+use figment::value::{Dict, Value};
+use serde::de::DeserializeOwned;
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyError {
+    /// The key's path, as in `site.domain`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub struct SettingsErrors(pub Vec<KeyError>);
+
+impl SettingsErrors {
+    pub(super) fn flag(pair: &str) -> Self {
+        Self(vec![KeyError { key: pair.to_owned(), problem: "must be KEY=VALUE".into() }])
+    }
+}
+
+impl fmt::Display for SettingsErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in the settings:", if self.0.len() == 1 { "one error" } else { "errors" })?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {}: {}", error.key, error.problem))
+    }
+}
+
+pub(super) struct Keys<'a> {
+    figment: &'a Figment,
+    all: Dict,
+    known: BTreeSet<&'static str>,
+    errors: Vec<KeyError>,
+}
+
+impl<'a> Keys<'a> {
+    /// Fails only if a source cannot be read at all.
+    pub(super) fn new(figment: &'a Figment) -> Result<Self, SettingsErrors> {
+        let all = figment.extract::<Dict>().map_err(|error| {
+            let unreadable = |e: figment::Error| KeyError { key: source_of(&e), problem: e.kind.to_string() };
+            SettingsErrors(error.into_iter().map(unreadable).collect())
+        })?;
+        Ok(Self { figment, all, known: BTreeSet::new(), errors: Vec::new() })
+    }
+
+    /// The value, if the key is there and of the right type.
+    pub(super) fn optional<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.known.insert(key);
+        let value = self.figment.find_value(key).ok()?;
+        match value.deserialize() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.reject(key, &error.kind.to_string());
+                None
+            }
+        }
+    }
+
+    /// The value, or `default` if the key is not there.
+    pub(super) fn or<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
+        self.optional(key).unwrap_or(default)
+    }
+
+    /// The value as `check` understands its text; required if there is no default.
+    pub(super) fn checked<T: Default>(
+        &mut self,
+        key: &'static str,
+        default: Option<&str>,
+        check: fn(&str) -> Result<T, String>,
+    ) -> T {
+        self.known.insert(key);
+        let given = self.figment.find_value(key).ok().map(|value| text_of(&value));
+        let Some(text) = given.as_deref().or(default) else {
+            self.reject(key, "is required");
+            return T::default();
+        };
+        // A default made from another key is that key's fault.
+        let derived = given.is_none();
+        check(text).unwrap_or_else(|problem| {
+            if !derived {
+                self.reject(key, &problem);
+            }
+            T::default()
+        })
+    }
+
+    /// A list of which `check` understands each element.
+    pub(super) fn each<T>(
+        &mut self,
+        key: &'static str,
+        default: &[&str],
+        check: fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let texts = self.or(key, default.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>());
+        let mut values = Vec::with_capacity(texts.len());
+        for text in texts {
+            match check(&text) {
+                Ok(value) => values.push(value),
+                Err(problem) => self.reject(key, &problem),
+            }
+        }
+        values
+    }
+
+    pub(super) fn reject(&mut self, key: &str, problem: &str) {
+        let source = self.figment.find_metadata(key).map(|m| format!(" (from {})", m.name)).unwrap_or_default();
+        self.errors.push(KeyError { key: key.to_owned(), problem: format!("{problem}{source}") });
+    }
+
+    /// The settings, if no key was wrong or unknown.
+    pub(super) fn finish<T>(mut self, settings: T) -> Result<T, SettingsErrors> {
+        let mut given = Vec::new();
+        leaves(&self.all, "", &mut given);
+        for key in given {
+            // An empty table sets nothing.
+            let is_section = self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
+            if !is_section && !self.known.contains(key.as_str()) {
+                let near = self.known.iter().min_by_key(|known| distance(known, &key)).filter(|n| distance(n, &key) <= 3);
+                let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+                self.reject(&key, &format!("is not a setting{hint}"));
+            }
+        }
+        if self.errors.is_empty() { Ok(settings) } else { Err(SettingsErrors(self.errors)) }
+    }
+}
+
+fn source_of(error: &figment::Error) -> String {
+    let source = error.metadata.as_ref().and_then(|m| m.source.as_ref()).map(ToString::to_string);
+    source.unwrap_or_else(|| error.path.join("."))
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Num(..) => value
+            .to_i128()
+            .map(|whole| whole.to_string())
+            .or_else(|| value.to_num().and_then(|number| number.to_f64()).map(|float| float.to_string()))
+            .unwrap_or_else(|| "a number out of range".into()),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Char(_, character) => character.to_string(),
+        Value::Empty(..) => String::new(),
+        Value::Dict(..) => "a table".into(),
+        Value::Array(..) => "a list".into(),
+    }
+}
+
+fn leaves(dict: &Dict, prefix: &str, out: &mut Vec<String>) {
+    for (key, value) in dict {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Dict(_, inner) if !inner.is_empty() => leaves(inner, &path, out),
+            _ => out.push(path),
+        }
+    }
+}
+
+/// Levenshtein distance, for keys of a few dozen letters.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

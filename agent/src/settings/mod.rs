@@ -1,0 +1,279 @@
+//! What the operator has decided: from a TOML file, the environment and flags to checked values.
+
+mod keys;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
+
+pub use keys::{KeyError, SettingsErrors};
+use keys::Keys;
+
+/// Checked settings; see `agent.example.toml` for each key with its default.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The site itself.
+    pub site: Site,
+    /// The agent's own sockets.
+    pub listen: Listen,
+    /// How the world reaches this site.
+    pub public: Public,
+    /// Where keys, metadata and replicas are kept.
+    pub state_directory: PathBuf,
+    /// PEM files of further roots of the TLS chain.
+    pub extra_roots: Vec<PathBuf>,
+    /// Whether peers may have private addresses, as in a lab.
+    pub allow_private: bool,
+    /// Domains of peers that this site invites.
+    pub invited: Vec<String>,
+    /// What this site carries for others.
+    pub host: Host,
+    /// What this site asks others to carry.
+    pub share: Share,
+    /// The proxy's own counters.
+    pub proxy: Option<ProxyStats>,
+    /// One JSON object a line instead of text.
+    pub log_json: bool,
+    /// Factor on every period and backoff; tests make time pass faster with less than 1.
+    pub time_scale: f64,
+}
+
+/// The site whose content is shared.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Its authority: host in lower case, port unless 443.
+    pub domain: String,
+    /// The directory that the embedded origin serves; without it the site only hosts.
+    pub directory: Option<PathBuf>,
+    /// Freshness lifetime that the embedded origin declares.
+    pub max_age: Duration,
+}
+
+/// The agent's sockets.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// For the filter, the command line and metrics; never routed from outside.
+    pub local: LocalAddress,
+    /// HTTP behind the proxy: replicas and the peer document.
+    pub replica: SocketAddr,
+    /// Connections of peers, behind the proxy's ALPN split, with PROXY v2 in front.
+    pub peer: SocketAddr,
+    /// The embedded origin, behind the proxy.
+    pub origin: SocketAddr,
+}
+
+/// Where the local API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// How the world reaches this site.
+#[derive(Debug, Clone)]
+pub struct Public {
+    /// Authority under which this site serves replicas.
+    pub replica_name: String,
+    /// Authority whose port answers ALPN `p2pcdn/1`.
+    pub endpoint: String,
+    /// Where a person can be reached.
+    pub contact: String,
+}
+
+/// What this site carries for others.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Bytes of replicas in total.
+    pub quota_bytes: u64,
+    /// Bytes of replicas for one origin.
+    pub quota_per_origin_bytes: u64,
+    /// Bytes of one replica.
+    pub max_object_bytes: u64,
+    /// Bytes per second that each origin may send here.
+    pub lease_bytes_per_s: u64,
+    /// Bytes per second that pulls may take.
+    pub pull_bytes_per_s: u64,
+    /// Classes that are taken in.
+    pub classes: Vec<Class>,
+}
+
+/// What this site asks others to carry.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// Classes that are offered.
+    pub classes: Vec<Class>,
+    /// Smallest object that is offered, in bytes; a redirect costs about half a KiB and a round trip.
+    pub min_object_bytes: u64,
+    /// Most objects in the catalogue; further ones stay local.
+    pub max_objects: usize,
+    /// Bytes per second that pulls by others may take.
+    pub upload_bytes_per_s: u64,
+}
+
+/// Where the proxy's counters are read.
+#[derive(Debug, Clone)]
+pub struct ProxyStats {
+    /// Address of the admin interface, on loopback.
+    pub admin: SocketAddr,
+    /// `stat_prefix` of the site's HTTP connection manager.
+    pub stat_prefix: String,
+}
+
+impl Settings {
+    /// Reads and checks everything; reports every error at once.
+    ///
+    /// `overrides` are `key=value` pairs from flags. Relative paths are relative to the file's directory.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self, SettingsErrors> {
+        let mut figment = Figment::new()
+            .merge(Toml::file_exact(file))
+            .merge(Env::prefixed("P2PCDN_").filter(|key| key.as_str().contains("__")).split("__"));
+        for pair in overrides {
+            let (key, value) = pair.split_once('=').ok_or_else(|| SettingsErrors::flag(pair))?;
+            let value: figment::value::Value = value.parse().unwrap_or_else(|never| match never {});
+            figment = figment.merge(figment::providers::Serialized::default(key.trim(), value));
+        }
+        let base = file.parent().unwrap_or(Path::new(""));
+        read(Keys::new(&figment)?, base)
+    }
+}
+
+fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
+    let domain = keys.checked("site.domain", None, authority);
+    let replica_name = keys.checked("public.replica_name", Some(&format!("replica.{domain}")), authority);
+    if !domain.is_empty() && domain == replica_name {
+        keys.reject("public.replica_name", "must differ from site.domain: replicas need a name of their own, without cookies");
+    }
+    let admin = keys.checked("proxy.admin", Some(""), admin_address);
+    let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
+    let settings = Settings {
+        site: Site {
+            directory: keys.optional("site.directory").map(|path: PathBuf| base.join(path)),
+            max_age: keys.checked("site.max_age", Some("5m"), duration),
+            domain: domain.clone(),
+        },
+        listen: Listen {
+            local: keys
+                .checked("listen.local", Some("127.0.0.1:7080"), local_address)
+                .unwrap_or(LocalAddress::Tcp(NOWHERE)),
+            replica: keys.checked("listen.replica", Some("127.0.0.1:7081"), address).unwrap_or(NOWHERE),
+            peer: keys.checked("listen.peer", Some("127.0.0.1:7082"), address).unwrap_or(NOWHERE),
+            origin: keys.checked("listen.origin", Some("127.0.0.1:7083"), address).unwrap_or(NOWHERE),
+        },
+        public: Public {
+            replica_name,
+            endpoint: keys.checked("public.endpoint", Some(&domain), authority),
+            contact: keys.checked("public.contact", Some(""), contact),
+        },
+        state_directory: base.join(keys.or("state.directory", PathBuf::from("/var/lib/p2pcdn"))),
+        extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
+        allow_private: keys.or("egress.allow_private", false),
+        invited: keys.each("peers.invited", &[], authority),
+        host: Host {
+            quota_bytes: keys.checked("host.quota", Some("10GB"), bytes),
+            quota_per_origin_bytes: keys.checked("host.quota_per_origin", Some("5GB"), bytes),
+            max_object_bytes: keys.checked("host.max_object", Some("1GB"), object_bytes),
+            lease_bytes_per_s: keys.checked("host.lease", Some("10MB"), bytes),
+            pull_bytes_per_s: keys.checked("host.pull_bandwidth", Some("20MB"), rate),
+            classes: keys.each("host.classes", ALL_CLASSES, class),
+        },
+        share: Share {
+            classes: keys.each("share.classes", ALL_CLASSES, class),
+            min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
+            max_objects: keys.or("share.max_objects", 1 << 20),
+            upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
+        },
+        proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
+        log_json: keys.checked("log.format", Some("text"), log_format),
+        time_scale: keys.checked("lab.time_scale", Some("1"), time_scale),
+    };
+    keys.finish(settings)
+}
+
+const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive"];
+
+fn authority(text: &str) -> Result<String, String> {
+    if is_authority(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a host name in lower case, with :PORT unless it is 443, as in \"example.org\"".into())
+    }
+}
+
+/// Stands for an address that was rejected; settings with an error are never used.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    text.parse().map(Some).map_err(|_| "must be ADDRESS:PORT, as in \"127.0.0.1:7081\"".into())
+}
+
+fn local_address(text: &str) -> Result<Option<LocalAddress>, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Some(LocalAddress::Unix(path.into())));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(Some(LocalAddress::Tcp(address))),
+        _ => Err("must be a loopback ADDRESS:PORT or unix:/PATH: whoever reaches it controls the agent".into()),
+    }
+}
+
+fn admin_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text.trim_start_matches("http://").trim_end_matches('/') {
+        "" => Ok(None),
+        text => address(text),
+    }
+}
+
+fn contact(text: &str) -> Result<String, String> {
+    if text.len() <= 256 { Ok(text.to_owned()) } else { Err("must have at most 256 bytes".into()) }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "must be a duration, as in \"5m\" or \"1h 30m\"".into())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>().map(|size| size.0).map_err(|_| "must be a size, as in \"10GB\" or \"8KiB\"".into())
+}
+
+fn object_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        size if size <= MAX_OBJECT_BYTES => Ok(size),
+        _ => Err("must be at most 16GiB".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0..1024 => Err("must be at least 1KiB (per second)".into()),
+        rate => Ok(rate.min(u64::from(u32::MAX))),
+    }
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    let found = Class::ALL.into_iter().find(|class| class.name() == text);
+    found.ok_or_else(|| format!("\"{text}\" is not one of {}", ALL_CLASSES.join(", ")))
+}
+
+fn log_format(text: &str) -> Result<bool, String> {
+    match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err("must be \"text\" or \"json\"".into()),
+    }
+}
+
+fn time_scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(scale) if (0.001..=1000.0).contains(&scale) => Ok(scale),
+        _ => Err("must be a number from 0.001 to 1000".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+use super::*;
+
+fn load(toml: &str, overrides: &[&str]) -> Result<Settings, SettingsErrors> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("agent.toml");
+    std::fs::write(&file, toml).expect("a file");
+    Settings::load(&file, &overrides.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
+}
+
+fn keys_of(result: Result<Settings, SettingsErrors>) -> Vec<String> {
+    result.expect_err("errors").0.into_iter().map(|error| error.key).collect()
+}
+
+#[test]
+fn one_line_is_enough_and_the_rest_has_defaults() {
+    let settings = load("site.domain = \"a.test\"", &[]).expect("good settings");
+    assert_eq!(settings.public.replica_name, "replica.a.test");
+    assert_eq!(settings.public.endpoint, "a.test");
+    assert_eq!(settings.host.quota_bytes, 10_000_000_000);
+    assert_eq!(settings.share.min_object_bytes, 8192);
+    assert_eq!(settings.host.classes, Class::ALL);
+}
+
+#[test]
+fn every_error_is_reported_at_once_with_its_key() {
+    let keys = keys_of(load(
+        "[site]\ndomain = \"A.test\"\nmax_age = 7\n[listen]\nlocal = \"0.0.0.0:1\"\nreplica = true\n\
+         [host]\nquotta = \"1GB\"\nquota = \"much\"\nclasses = [\"image\", \"html\"]\n[peers]\ninvited = \"b.test\"",
+        &[],
+    ));
+    for key in
+        ["site.domain", "site.max_age", "listen.local", "listen.replica", "host.quotta", "host.quota", "host.classes", "peers.invited"]
+    {
+        assert!(keys.iter().any(|k| k == key), "{key} is missing in {keys:?}");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_the_one_that_was_meant() {
+    let error = load("site.domain = \"a.test\"\nhost.quotta = \"1GB\"", &[]).expect_err("an error");
+    assert!(error.to_string().contains("host.quotta: is not a setting, did you mean host.quota?"), "{error}");
+}
+
+#[test]
+fn a_missing_domain_is_one_error() {
+    assert_eq!(keys_of(load("", &[])), ["site.domain"]);
+}
+
+#[test]
+fn a_file_that_is_no_toml_says_so() {
+    let error = load("site.domain = ", &[]).expect_err("an error");
+    assert!(error.to_string().contains("agent.toml"), "{error}");
+}
+
+#[test]
+fn flags_override_the_file() {
+    let settings = load("site.domain = \"a.test\"", &["site.domain=b.test:8443", "host.quota=1GB"]).expect("good settings");
+    assert_eq!(settings.site.domain, "b.test:8443");
+    assert_eq!(settings.host.quota_bytes, 1_000_000_000);
+    assert_eq!(keys_of(load("site.domain = \"a.test\"", &["oops"])), ["oops"]);
+}
+
+#[test]
+fn replicas_need_a_name_of_their_own() {
+    let keys = keys_of(load("site.domain = \"a.test\"\npublic.replica_name = \"a.test\"", &[]));
+    assert_eq!(keys, ["public.replica_name"]);
+}

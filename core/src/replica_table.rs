@@ -1,0 +1,381 @@
+//! Who holds a verified replica of what: the table that a filter VM looks every request up in.
+//!
+//! Built for a million objects in a proxy's memory. An entry is 56 bytes and lies in one of 256 shards; an index of 4-byte positions
+//! finds it by key. Growth happens shard by shard, so that no insertion moves the whole table. Paths are not stored: keys are keyed
+//! 64-bit hashes, and the redirect is written from the request's own path.
+
+use hashbrown::HashTable;
+
+use crate::decide::Lease;
+use crate::object::{Class, Sha256, is_authority};
+use crate::sync::{HolderRow, ObjectRow, Op};
+
+/// Most holders of one object that the table keeps; the agent picks which.
+pub const MAX_SET_HOLDERS: usize = 32;
+/// Most holders in one table.
+pub const MAX_HOLDERS: usize = 4096;
+/// Most distinct sets of holders in one table.
+pub const MAX_SETS: usize = 1 << 16;
+/// Sizes are kept in five bytes.
+const MAX_SIZE: u64 = (1 << 40) - 1;
+const SHARDS: usize = 256;
+
+/// The replica table of one VM.
+#[derive(Debug)]
+pub struct ReplicaTable {
+    shards: Vec<Shard>,
+    holders: Vec<Option<Holder>>,
+    sets: Vec<Box<[u16]>>,
+    len: usize,
+    max_objects: usize,
+    refused: u64,
+}
+
+/// A holder as the table keeps it.
+#[derive(Debug)]
+pub struct Holder {
+    /// Its replica name, checked to be a plain authority.
+    pub authority: Box<str>,
+    /// 0 to 1000.
+    pub weight: u16,
+    /// Bytes per second that it grants to the whole site.
+    pub lease_bytes_per_s: u64,
+    /// What this VM may still send there.
+    pub lease: Lease,
+}
+
+/// What the table knows about an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// The version that the holders have.
+    pub sha256: &'a Sha256,
+    /// Bytes.
+    pub size: u64,
+    /// What kind of object.
+    pub class: Class,
+    /// See [`ObjectRow::validator`].
+    pub validator: u32,
+    /// See [`ObjectRow::fresh_until_s`].
+    pub fresh_until_s: u32,
+    /// Numbers of the holders.
+    pub holders: &'a [u16],
+}
+
+/// Why a change was not applied; always the agent's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// The authority could not stand in a `location` header.
+    #[error("holder {0} has no plain authority")]
+    Authority(u16),
+    /// Above [`MAX_HOLDERS`], or a weight above 1000.
+    #[error("holder {0} is out of bounds")]
+    Holder(u16),
+    /// Larger than [`MAX_SET_HOLDERS`].
+    #[error("set {0} has too many holders")]
+    Set(u16),
+    /// Above 2^40 bytes.
+    #[error("an object of {0} bytes")]
+    Size(u64),
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    index: HashTable<u32>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    key: u64,
+    sha256: Sha256,
+    validator: u32,
+    fresh_until_s: u32,
+    size: [u8; 5],
+    class: Class,
+    set: u16,
+}
+
+const _: () = assert!(size_of::<Entry>() == 56);
+
+impl ReplicaTable {
+    /// An empty table that takes in at most `max_objects`.
+    pub fn new(max_objects: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        Self { shards, holders: Vec::new(), sets: Vec::new(), len: 0, max_objects, refused: 0 }
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Objects that were not taken in because the table was full; those stay local.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.max_objects);
+    }
+
+    /// Applies changes in their order, all of them or, if one is malformed, none.
+    pub fn apply(&mut self, ops: Vec<Op>) -> Result<(), TableError> {
+        ops.iter().try_for_each(check)?;
+        for op in ops {
+            match op {
+                Op::Holder(row) => self.put_holder(row),
+                Op::Set { id, holders } => {
+                    let at = usize::from(id);
+                    if self.sets.len() <= at {
+                        self.sets.resize_with(at + 1, Box::default);
+                    }
+                    if let Some(set) = self.sets.get_mut(at) {
+                        *set = holders.into_boxed_slice();
+                    }
+                }
+                Op::Object(row) => self.put_object(&row),
+                Op::Remove { key } => {
+                    let removed = self.shard_mut(key).is_some_and(|shard| shard.remove(key));
+                    self.len -= usize::from(removed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks an object up.
+    pub fn find(&self, key: u64) -> Option<Found<'_>> {
+        let entry = self.shards.get(shard_of(key))?.find(key)?;
+        let [a, b, c, d, e] = entry.size;
+        Some(Found {
+            sha256: &entry.sha256,
+            size: u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]),
+            class: entry.class,
+            validator: entry.validator,
+            fresh_until_s: entry.fresh_until_s,
+            holders: self.sets.get(usize::from(entry.set))?,
+        })
+    }
+
+    /// A holder by its number.
+    pub fn holder(&self, id: u16) -> Option<&Holder> {
+        self.holders.get(usize::from(id))?.as_ref()
+    }
+
+    /// A holder by its number, to draw on its lease.
+    pub fn holder_mut(&mut self, id: u16) -> Option<&mut Holder> {
+        self.holders.get_mut(usize::from(id))?.as_mut()
+    }
+
+    /// Every holder, to refill the leases.
+    pub fn holders_mut(&mut self) -> impl Iterator<Item = &mut Holder> {
+        self.holders.iter_mut().flatten()
+    }
+
+    fn shard_mut(&mut self, key: u64) -> Option<&mut Shard> {
+        self.shards.get_mut(shard_of(key))
+    }
+
+    fn put_holder(&mut self, row: HolderRow) {
+        let at = usize::from(row.id);
+        if self.holders.len() <= at {
+            self.holders.resize_with(at + 1, || None);
+        }
+        let Some(slot) = self.holders.get_mut(at) else { return };
+        let lease = slot.as_ref().map_or_else(|| Lease::full(row.lease_bytes_per_s), |known| known.lease);
+        *slot = Some(Holder {
+            authority: row.authority.into_boxed_str(),
+            weight: row.weight,
+            lease_bytes_per_s: row.lease_bytes_per_s,
+            lease,
+        });
+    }
+
+    fn put_object(&mut self, row: &ObjectRow) {
+        let full = self.len >= self.max_objects;
+        let [a, b, c, d, e, ..] = row.size.to_le_bytes();
+        let entry = Entry {
+            key: row.key,
+            sha256: row.sha256,
+            validator: row.validator,
+            fresh_until_s: row.fresh_until_s,
+            size: [a, b, c, d, e],
+            class: row.class,
+            set: row.set,
+        };
+        let Some(shard) = self.shard_mut(row.key) else { return };
+        if let Some(known) = shard.find_mut(row.key) {
+            *known = entry;
+        } else if full {
+            self.refused = self.refused.saturating_add(1);
+        } else {
+            shard.insert(entry);
+            self.len += 1;
+        }
+    }
+}
+
+impl Shard {
+    fn find(&self, key: u64) -> Option<&Entry> {
+        let at = self.index.find(key, |at| self.has(*at, key))?;
+        self.entries.get(*at as usize)
+    }
+
+    fn find_mut(&mut self, key: u64) -> Option<&mut Entry> {
+        let at = *self.index.find(key, |at| self.has(*at, key))?;
+        self.entries.get_mut(at as usize)
+    }
+
+    fn has(&self, at: u32, key: u64) -> bool {
+        self.entries.get(at as usize).is_some_and(|entry| entry.key == key)
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        if self.entries.len() == self.entries.capacity() {
+            // Doubling would leave a quarter of the table's memory unused on average.
+            self.entries.reserve_exact(self.entries.len() / 16 + 8);
+        }
+        let Ok(at) = u32::try_from(self.entries.len()) else { return };
+        self.entries.push(entry);
+        let entries = &self.entries;
+        self.index.insert_unique(entry.key, at, |at| entries.get(*at as usize).map_or(0, |e| e.key));
+    }
+
+    fn remove(&mut self, key: u64) -> bool {
+        let entries = &self.entries;
+        let Ok(slot) = self.index.find_entry(key, |at| entries.get(*at as usize).is_some_and(|e| e.key == key)) else {
+            return false;
+        };
+        let (at, _) = slot.remove();
+        let last = self.entries.len().saturating_sub(1) as u32;
+        if let Some(moved) = self.entries.last().filter(|_| at != last).map(|entry| entry.key)
+            && let Some(position) = self.index.find_mut(moved, |position| *position == last)
+        {
+            *position = at;
+        }
+        self.entries.swap_remove(at as usize);
+        true
+    }
+}
+
+/// Bits that hashbrown uses neither for the position in a shard nor for its tags, on 32-bit and 64-bit machines alike.
+fn shard_of(key: u64) -> usize {
+    (key >> 40) as usize % SHARDS
+}
+
+fn check(op: &Op) -> Result<(), TableError> {
+    match op {
+        Op::Holder(row) if usize::from(row.id) >= MAX_HOLDERS || row.weight > 1000 => Err(TableError::Holder(row.id)),
+        Op::Holder(row) if !is_authority(&row.authority) => Err(TableError::Authority(row.id)),
+        Op::Set { id, holders } if holders.len() > MAX_SET_HOLDERS => Err(TableError::Set(*id)),
+        Op::Object(row) if row.size > MAX_SIZE => Err(TableError::Size(row.size)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn object(key: u64, size: u64) -> Op {
+        let row = ObjectRow {
+            key,
+            sha256: Sha256([1; 32]),
+            size,
+            class: Class::Font,
+            validator: 2,
+            fresh_until_s: 3,
+            set: 0,
+        };
+        Op::Object(row)
+    }
+
+    fn holder(id: u16, authority: &str, weight: u16) -> Op {
+        Op::Holder(HolderRow { id, authority: authority.into(), weight, lease_bytes_per_s: 10 })
+    }
+
+    fn table(ops: Vec<Op>) -> ReplicaTable {
+        let mut table = ReplicaTable::new(100);
+        table.apply(ops).unwrap();
+        table
+    }
+
+    #[test]
+    fn an_object_is_found_with_its_holders() {
+        let table = table(vec![holder(1, "b.test", 1000), Op::Set { id: 0, holders: vec![1] }, object(7, MAX_SIZE)]);
+        let found = table.find(7).unwrap();
+        assert_eq!((found.size, found.class, found.holders), (MAX_SIZE, Class::Font, &[1u16][..]));
+        assert_eq!(&*table.holder(1).unwrap().authority, "b.test");
+        assert_eq!(table.find(8), None);
+        assert!(table.holder(0).is_none());
+    }
+
+    #[test]
+    fn a_malformed_change_leaves_the_table_as_it_was() {
+        let mut table = table(vec![Op::Set { id: 0, holders: vec![] }, object(7, 1)]);
+        let bad = [
+            (holder(1, "b.test\r\nSet-Cookie: x", 1), TableError::Authority(1)),
+            (holder(1, "b.test", 1001), TableError::Holder(1)),
+            (holder(MAX_HOLDERS as u16, "b.test", 1), TableError::Holder(MAX_HOLDERS as u16)),
+            (Op::Set { id: 2, holders: vec![0; MAX_SET_HOLDERS + 1] }, TableError::Set(2)),
+            (object(9, MAX_SIZE + 1), TableError::Size(MAX_SIZE + 1)),
+        ];
+        for (op, error) in bad {
+            assert_eq!(table.apply(vec![Op::Remove { key: 7 }, op]), Err(error));
+            assert!(table.find(7).is_some());
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_new_objects_and_still_takes_changes() {
+        let mut table = ReplicaTable::new(1);
+        table.apply(vec![Op::Set { id: 0, holders: vec![] }, object(1, 1), object(2, 1), object(1, 5)]).unwrap();
+        assert_eq!((table.len(), table.refused()), (1, 1));
+        assert_eq!(table.find(1).unwrap().size, 5);
+    }
+
+    #[test]
+    fn a_holder_described_anew_keeps_its_debt() {
+        let mut table = table(vec![holder(1, "b.test", 1000)]);
+        table.holder_mut(1).unwrap().lease.draw(1000);
+        table.apply(vec![holder(1, "b.test", 500)]).unwrap();
+        assert!(!table.holder(1).unwrap().lease.is_open());
+    }
+
+    #[test]
+    fn an_object_whose_set_is_unknown_is_not_found() {
+        assert_eq!(table(vec![object(1, 1)]).find(1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_plain_map(
+            changes in prop::collection::vec((0..40u64, prop::option::of(0..MAX_SIZE)), 0..300)
+        ) {
+            let mut table = ReplicaTable::new(1000);
+            table.apply(vec![Op::Set { id: 0, holders: vec![] }]).unwrap();
+            let mut model = HashMap::new();
+            for (key, size) in changes {
+                // Spread over shards and within them, with many collisions in the index.
+                let key = (key % 3) << 40 | (key / 3) << 57;
+                let op = match size {
+                    Some(size) => { model.insert(key, size); object(key, size) }
+                    None => { model.remove(&key); Op::Remove { key } }
+                };
+                table.apply(vec![op]).unwrap();
+            }
+            prop_assert_eq!(table.len(), model.len());
+            for (key, size) in &model {
+                prop_assert_eq!(table.find(*key).map(|f| f.size), Some(*size));
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A program that a site runs: started, signalled, stopped and started again, and never left behind.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+use crate::{Error, poll};
+
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(10);
+/// Lines of a log that are shown when something went wrong.
+const TAIL_LINES: usize = 40;
+
+/// A program with its arguments, running or not. It is killed when this value is dropped, and when the thread that started it ends.
+pub struct Program {
+    name: String,
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    directory: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Program {
+    /// A program that will run in `directory` and write what it says to `directory/NAME.log`.
+    pub fn new(name: &str, path: &Path, arguments: Vec<OsString>, directory: &Path) -> Self {
+        let log = directory.join(format!("{name}.log"));
+        Self { name: name.into(), path: path.into(), arguments, directory: directory.into(), log, child: None }
+    }
+
+    /// Starts it; its log continues where an earlier run ended.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn start(&mut self) -> Result<(), Error> {
+        self.kill();
+        let log = File::options().create(true).append(true).open(&self.log).map_err(Error::io("open", &self.log))?;
+        let errors = log.try_clone().map_err(Error::io("open", &self.log))?;
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).current_dir(&self.directory);
+        // A group of its own: Ctrl-C is for whoever drives the site, who then stops it in order.
+        command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
+        unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+        self.child = Some(command.spawn().map_err(Error::io("run", &self.path))?);
+        Ok(())
+    }
+
+    /// Whether it runs.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if it was started and ended by itself.
+    pub fn check(&mut self) -> Result<bool, Error> {
+        let Some(child) = &mut self.child else { return Ok(false) };
+        match child.try_wait().map_err(Error::io("wait for", &self.path))? {
+            None => Ok(true),
+            Some(status) => {
+                self.child = None;
+                Err(Error::Ended { name: self.name.clone(), status, tail: self.tail() })
+            }
+        }
+    }
+
+    /// Sends a signal, for example `Signal::STOP`; nothing happens if it does not run.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let Some(child) = &self.child else { return Ok(()) };
+        kill_process(Pid::from_child(child), signal).map_err(|e| Error::io("signal", &self.path)(e.into()))
+    }
+
+    /// Kills it, as a power failure would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only if it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Asks it to end and waits until it has; one that does not within ten seconds is killed.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] if it had to be killed.
+    pub async fn stop(&mut self) -> Result<Option<ExitStatus>, Error> {
+        let Some(mut child) = self.child.take() else { return Ok(None) };
+        let ended = kill_process(Pid::from_child(&child), Signal::TERM);
+        let waited = poll(GRACE, &format!("end of {} after SIGTERM", self.name), async || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(String::from("it still runs")),
+            Err(error) => Err(error.to_string()),
+        });
+        let result = if ended.is_ok() { waited.await.map(Some) } else { Ok(None) };
+        let _ = child.kill();
+        let _ = child.wait();
+        result
+    }
+
+    /// The last lines that it wrote.
+    pub fn tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+
+    /// Where it writes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}\n{}", self.log.display(), self.tail());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, directory: &Path) -> Program {
+        Program::new("shell", Path::new("/bin/sh"), vec!["-c".into(), script.into()], directory)
+    }
+
+    #[tokio::test]
+    async fn a_program_is_stopped_in_order_and_its_log_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut program = shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done", directory.path());
+        assert!(!program.check().unwrap());
+        program.start().unwrap();
+        poll(GRACE, "output", async || if program.tail().contains("up") { Ok(()) } else { Err("none") }).await.unwrap();
+        assert!(program.check().unwrap());
+        assert_eq!(program.stop().await.unwrap().and_then(|s| s.code()), Some(3));
+        assert_eq!(program.tail(), "up\nbye");
+        assert!(!program.check().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_by_itself_is_reported_with_its_last_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut program = shell("echo no such setting; exit 7", directory.path());
+        program.start().unwrap();
+        let ended = poll(GRACE, "end", async || program.check().err().ok_or("it still runs")).await.unwrap();
+        let Error::Ended { status, tail, .. } = ended else { panic!("{ended}") };
+        assert_eq!((status.code(), tail.as_str()), (Some(7), "no such setting"));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_program_is_gone_even_if_it_was_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut program = shell("exec sleep 1000", directory.path());
+        program.start().unwrap();
+        let id = program.child.as_ref().unwrap().id();
+        program.signal(Signal::STOP).unwrap();
+        drop(program);
+        assert!(!Path::new(&format!("/proc/{id}")).exists());
+    }
+}

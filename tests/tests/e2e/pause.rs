@@ -1,0 +1,28 @@
+//! The operator's word comes first.
+
+use tokio::time::Instant;
+
+use crate::support::{
+    IN_A_ROW, assert_sound, befriend, busy, fill, lab, load, no_more_redirects, observe, p2pcdn, printed, redirects_to,
+};
+
+#[tokio::test]
+async fn pause_ends_redirects_in_every_worker_and_resume_brings_them_back() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    sites[0].workers(3);
+    fill(&sites[0], 3);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+
+    printed(p2pcdn(&lab, alpha, ["pause"]));
+    no_more_redirects(&load).await;
+    let (tally, _) = observe(&load, alpha, Instant::now(), 3 * IN_A_ROW).await;
+    assert_sound(&tally);
+    assert_eq!(tally.redirected, 0);
+
+    printed(p2pcdn(&lab, alpha, ["resume"]));
+    redirects_to(&load, beta).await;
+}

