@@ -1,0 +1,242 @@
+//! How loaded the site is, over all workers, and how much it should therefore redirect.
+
+use std::collections::HashMap;
+
+use p2pcdn_core::decide::{Measure, ONE_PPM, Offered, Steering, Targets, steer};
+use p2pcdn_core::sync::{Counts, Report};
+use serde::{Deserialize, Serialize};
+
+/// Time constant of the moving averages in seconds: short enough for a flash crowd, long enough to even out single ticks.
+const TIME_CONSTANT_S: f64 = 1.0;
+/// A VM that has not reported for so long has no load.
+const VM_SILENT_MS: u64 = 2_000;
+/// VMs that are kept apart; further ones are not measured.
+const MAX_VMS: usize = 1024;
+
+/// Load by VM, and what the proxy's own counters say about egress.
+#[derive(Debug, Default)]
+pub struct LoadMeter {
+    vms: HashMap<u64, Vm>,
+    sent_bytes_per_s: Option<f64>,
+    killed: bool,
+    targets: Targets,
+}
+
+#[derive(Debug, Default)]
+struct Vm {
+    last_ms: u64,
+    in_flight: u32,
+    rates: Rates,
+}
+
+/// Averages per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Requests that reached the filter.
+    pub requests: f64,
+    /// Of these, those that could be redirected.
+    pub eligible: f64,
+    /// Bytes of their objects.
+    pub eligible_bytes: f64,
+    /// Redirects.
+    pub redirected: f64,
+    /// Bytes of their objects.
+    pub redirected_bytes: f64,
+}
+
+/// What an operator is shown.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// Averages over all workers.
+    pub rates: Rates,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Bytes per second that the proxy sends, where its counters are read.
+    pub sent_bytes_per_s: Option<f64>,
+    /// Workers that report.
+    pub workers: usize,
+}
+
+impl LoadMeter {
+    /// Takes in one report; `now_ms` never goes back.
+    pub fn observe(&mut self, report: &Report, now_ms: u64) {
+        self.vms.retain(|_, vm| now_ms.saturating_sub(vm.last_ms) <= VM_SILENT_MS);
+        if self.vms.len() >= MAX_VMS && !self.vms.contains_key(&report.vm) {
+            return;
+        }
+        let vm = self.vms.entry(report.vm).or_default();
+        vm.last_ms = now_ms;
+        vm.in_flight = report.in_flight;
+        vm.rates.observe(&report.counts, f64::from(report.interval_ms.max(1)) / 1000.0);
+        self.targets = report.targets;
+    }
+
+    /// Takes in what the proxy sent since it was last asked.
+    pub fn observe_sent(&mut self, bytes: u64, seconds: f64) {
+        let sent = self.sent_bytes_per_s.get_or_insert(0.0);
+        average(sent, bytes as f64, seconds);
+    }
+
+    /// The proxy's counters cannot be read any more.
+    pub fn forget_sent(&mut self) {
+        self.sent_bytes_per_s = None;
+    }
+
+    /// Ends or resumes all redirects by the operator's word.
+    pub fn set_killed(&mut self, killed: bool) {
+        self.killed = killed;
+    }
+
+    /// What every worker is told.
+    pub fn steering(&self, now_ms: u64) -> Steering {
+        Steering { killed: self.killed, ..steer(&self.targets, &self.offered(now_ms)) }
+    }
+
+    /// The share of the site's eligible load that one VM has, in millionths; an equal share where there is none.
+    pub fn share_ppm(&self, vm: u64, now_ms: u64) -> u32 {
+        let total: f64 = self.live(now_ms).map(|vm| vm.rates.eligible_bytes).sum();
+        let own = self.vms.get(&vm).map_or(0.0, |vm| vm.rates.eligible_bytes);
+        let equal = 1.0 / self.live(now_ms).count().max(1) as f64;
+        // Half by load and half alike, so that a worker that load has just reached is not without a lease.
+        let share = if total > 0.0 { f64::midpoint(own / total, equal) } else { equal };
+        (share * f64::from(ONE_PPM)) as u32
+    }
+
+    /// What an operator is shown.
+    pub fn status(&self, now_ms: u64) -> LoadStatus {
+        LoadStatus {
+            rates: self.rates(now_ms),
+            in_flight: self.live(now_ms).map(|vm| vm.in_flight).sum(),
+            sent_bytes_per_s: self.sent_bytes_per_s,
+            workers: self.live(now_ms).count(),
+        }
+    }
+
+    fn offered(&self, now_ms: u64) -> Offered {
+        let rates = self.rates(now_ms);
+        let in_flight: f64 = self.live(now_ms).map(|vm| f64::from(vm.in_flight)).sum();
+        // As many requests in flight here as there would be if those redirected had stayed (Little's law, equal durations).
+        let local = (rates.requests - rates.redirected).max(rates.requests / 100.0);
+        let in_flight_offered = if local > 0.0 { in_flight * rates.requests / local } else { in_flight };
+        let eligible_share = if rates.requests > 0.0 { rates.eligible / rates.requests } else { 0.0 };
+        let egress = self.sent_bytes_per_s.unwrap_or(rates.eligible_bytes - rates.redirected_bytes);
+        Offered {
+            requests_per_s: Measure { offered: rates.requests, eligible: rates.eligible },
+            egress_bytes_per_s: Measure { offered: egress + rates.redirected_bytes, eligible: rates.eligible_bytes },
+            in_flight: Measure { offered: in_flight_offered, eligible: in_flight_offered * eligible_share },
+        }
+    }
+
+    fn rates(&self, now_ms: u64) -> Rates {
+        self.live(now_ms).fold(Rates::default(), |sum, vm| sum.plus(&vm.rates))
+    }
+
+    fn live(&self, now_ms: u64) -> impl Iterator<Item = &Vm> {
+        self.vms.values().filter(move |vm| now_ms.saturating_sub(vm.last_ms) <= VM_SILENT_MS)
+    }
+}
+
+impl Rates {
+    fn observe(&mut self, counts: &Counts, seconds: f64) {
+        average(&mut self.requests, counts.requests as f64, seconds);
+        average(&mut self.eligible, counts.eligible as f64, seconds);
+        average(&mut self.eligible_bytes, counts.eligible_bytes as f64, seconds);
+        average(&mut self.redirected, counts.redirected as f64, seconds);
+        average(&mut self.redirected_bytes, counts.redirected_bytes as f64, seconds);
+    }
+
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            eligible: self.eligible + other.eligible,
+            eligible_bytes: self.eligible_bytes + other.eligible_bytes,
+            redirected: self.redirected + other.redirected,
+            redirected_bytes: self.redirected_bytes + other.redirected_bytes,
+        }
+    }
+}
+
+/// Exponentially weighted moving average of a rate, for unequal intervals.
+fn average(rate: &mut f64, amount: f64, seconds: f64) {
+    if seconds > 0.0 {
+        *rate += (amount / seconds - *rate) * (1.0 - (-seconds / TIME_CONSTANT_S).exp());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(vm: u64, requests: u64, redirected: u64) -> Report {
+        let counts =
+            Counts { requests, eligible: requests, eligible_bytes: requests, redirected, redirected_bytes: redirected };
+        let targets = Targets { requests_per_s: 100, pure_balancer_at: 5.0, ..Targets::default() };
+        Report { vm, interval_ms: 250, counts, targets, ..Report::default() }
+    }
+
+    /// `seconds` of a load in requests per second over two VMs that obey the fraction they are told.
+    fn run(meter: &mut LoadMeter, now_ms: &mut u64, seconds: u64, per_s: f64) -> Vec<f64> {
+        let mut fractions = Vec::new();
+        for _ in 0..seconds * 4 {
+            *now_ms += 250;
+            for vm in [1, 2] {
+                let fraction = f64::from(meter.steering(*now_ms).fraction_ppm) / f64::from(ONE_PPM);
+                let requests = per_s / 8.0;
+                meter.observe(&report(vm, requests as u64, (requests * fraction) as u64), *now_ms);
+                fractions.push(fraction);
+            }
+        }
+        fractions
+    }
+
+    #[test]
+    fn the_fraction_settles_where_the_target_is_met_and_does_not_swing() {
+        let (mut meter, mut now) = (LoadMeter::default(), 0);
+        assert!(run(&mut meter, &mut now, 5, 80.0).iter().all(|f| *f == 0.0), "idle");
+        let fractions = run(&mut meter, &mut now, 10, 400.0);
+        let settled = &fractions[fractions.len() / 2..];
+        assert!(settled.iter().all(|f| (f - 0.75).abs() < 0.02), "{settled:?}");
+        run(&mut meter, &mut now, 5, 2000.0);
+        assert!(meter.steering(now).pure_balancer);
+        let after = run(&mut meter, &mut now, 10, 80.0);
+        assert!(after[after.len() / 2..].iter().all(|f| *f == 0.0), "after the crowd");
+    }
+
+    #[test]
+    fn a_worker_that_is_gone_has_no_load() {
+        let (mut meter, mut now) = (LoadMeter::default(), 0);
+        run(&mut meter, &mut now, 5, 400.0);
+        assert_eq!(meter.steering(now + VM_SILENT_MS + 1), Steering::default());
+    }
+
+    #[test]
+    fn the_operators_word_is_passed_on() {
+        let mut meter = LoadMeter::default();
+        meter.set_killed(true);
+        assert!(meter.steering(0).killed);
+    }
+
+    #[test]
+    fn lease_shares_follow_the_load_and_never_exceed_the_whole() {
+        let mut meter = LoadMeter::default();
+        assert_eq!(meter.share_ppm(9, 0), ONE_PPM);
+        meter.observe(&report(1, 300, 0), 1000);
+        meter.observe(&report(2, 100, 0), 1000);
+        let (a, b) = (meter.share_ppm(1, 1000), meter.share_ppm(2, 1000));
+        assert!(a > b && b > 300_000 && a + b <= ONE_PPM, "{a} {b}");
+    }
+
+    #[test]
+    fn egress_counts_what_was_redirected() {
+        let mut meter = LoadMeter::default();
+        let mut busy = report(1, 100, 50);
+        busy.targets = Targets { egress_bytes_per_s: 100, pure_balancer_at: 5.0, ..Targets::default() };
+        for step in 0..20 {
+            meter.observe(&busy, step * 250);
+            meter.observe_sent(50, 0.25);
+        }
+        assert!(meter.steering(19 * 250).fraction_ppm > 0);
+        meter.forget_sent();
+        assert!(meter.status(19 * 250).sent_bytes_per_s.is_none());
+    }
+}

@@ -1,0 +1,193 @@
+use p2pcdn_core::object::{Class, Sharing};
+use p2pcdn_core::replica_table::ReplicaTable;
+use p2pcdn_core::sync::Progress;
+use proptest::prelude::*;
+
+use super::*;
+
+fn board() -> Board {
+    Board::new("a.test".into(), 7, HashKey([1, 2]))
+}
+
+fn record(path: &str, version: u8) -> ObjectRecord {
+    ObjectRecord {
+        origin: "a.test".into(),
+        path: path.into(),
+        sha256: Sha256([version; 32]),
+        size: 1,
+        content_type: "image/png".into(),
+        etag: "\"x\"".into(),
+        max_age_s: 1,
+        sharing: Sharing::SameOrigin,
+        chunks: vec![Sha256([version; 32])],
+        sequence: 1,
+        expires_s: 1,
+    }
+}
+
+/// A filter VM as far as the table is concerned.
+struct Vm {
+    have: Have,
+    table: ReplicaTable,
+}
+
+impl Vm {
+    fn new() -> Self {
+        Self { have: Have::default(), table: ReplicaTable::new(1 << 20) }
+    }
+
+    fn step(&mut self, board: &Board) {
+        let changes = board.changes_since(self.have);
+        if changes.clear {
+            self.table.clear();
+        }
+        self.table.apply(changes.ops).expect("the board says nothing malformed");
+        self.have = changes.now;
+    }
+
+    fn holders(&self, board: &Board, path: &str) -> Option<Vec<String>> {
+        let found = self.table.find(board.key_of(path))?;
+        let name = |id: &u16| self.table.holder(*id).map(|h| h.authority.to_string());
+        Some(found.holders.iter().filter_map(name).collect())
+    }
+}
+
+#[test]
+fn an_object_is_visible_while_somebody_holds_its_present_version() {
+    let (board, mut vm) = (board(), Vm::new());
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.put_object(&record("/x", 1), Class::Image);
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x"), None);
+
+    board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x"), Some(vec!["r.b.test".to_owned()]));
+
+    board.put_object(&record("/x", 2), Class::Image);
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x"), None, "the holder has the former version");
+    board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x"), None, "a late acknowledgement of the former version");
+    board.set_holder("/x", &Sha256([2; 32]), "nobody.test", true);
+    assert!(board.holders_of("/x").is_empty());
+}
+
+#[test]
+fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
+    let (board, mut vm) = (board(), Vm::new());
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.put_object(&record("/x", 1), Class::Image);
+    board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
+    vm.step(&board);
+    board.remove_object("/x");
+    board.put_object(&record("/x", 2), Class::Image);
+    board.set_holder("/x", &Sha256([2; 32]), "b.test", true);
+    let ops = board.changes_since(vm.have).ops;
+    let objects = ops.iter().filter(|op| !matches!(op, Op::Set { .. }));
+    let removals: Vec<bool> = objects.map(|op| matches!(op, Op::Remove { .. })).collect();
+    assert_eq!(removals, [true, false]);
+}
+
+#[test]
+fn a_vm_of_another_session_starts_again() {
+    let board = board();
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    let stranger = Have { session: 6, version: 0, progress: Progress::Complete };
+    let changes = board.changes_since(stranger);
+    assert!(changes.clear);
+    assert_eq!(changes.now.session, 7);
+    let ahead = Have { session: 7, version: 99, progress: Progress::Complete };
+    assert!(board.changes_since(ahead).clear);
+}
+
+#[test]
+fn a_vm_that_lags_behind_the_log_catches_up_by_snapshot_in_bounded_pages() {
+    let (board, mut vm) = (board(), Vm::new());
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    vm.step(&board);
+    for i in 0..40_000 {
+        let path = format!("/{i}");
+        board.put_object(&record(&path, 1), Class::Image);
+        board.set_holder(&path, &Sha256([1; 32]), "b.test", true);
+        board.set_holder(&path, &Sha256([1; 32]), "b.test", false);
+        board.set_holder(&path, &Sha256([1; 32]), "b.test", true);
+    }
+    let mut pages = 0;
+    while vm.have.progress != Progress::Complete || vm.have.version != board.size().version {
+        let changes = board.changes_since(vm.have);
+        assert!(changes.ops.len() < 10_000);
+        assert_eq!(changes.clear, pages == 0);
+        vm.step(&board);
+        pages += 1;
+        if pages < 5 {
+            // The site goes on changing meanwhile.
+            board.remove_object(&format!("/{pages}"));
+        }
+    }
+    assert!(pages > 5);
+    assert_eq!(vm.table.len(), board.size().objects);
+}
+
+#[test]
+fn an_object_with_many_holders_shows_as_many_as_the_filter_takes() {
+    let (board, mut vm) = (board(), Vm::new());
+    board.put_object(&record("/x", 1), Class::Image);
+    for i in 0..40 {
+        let domain = format!("p{i}.test");
+        board.set_peer(&domain, &domain, 1000, 10);
+        board.set_holder("/x", &Sha256([1; 32]), &domain, true);
+    }
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x").map(|h| h.len()), Some(MAX_SET_HOLDERS));
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Put(u8, u8),
+    Remove(u8),
+    Hold(u8, u8, u8, bool),
+    Peer(u8, u16),
+    Sync,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0..6u8, 0..3u8).prop_map(|(path, version)| Event::Put(path, version)),
+        (0..6u8).prop_map(Event::Remove),
+        (0..6u8, 0..3u8, 0..4u8, any::<bool>()).prop_map(|(p, v, d, h)| Event::Hold(p, v, d, h)),
+        (0..4u8, 0..=1000u16).prop_map(|(domain, weight)| Event::Peer(domain, weight)),
+        Just(Event::Sync),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whenever_a_vm_is_up_to_date_it_knows_what_the_board_knows(events in prop::collection::vec(event(), 0..200)) {
+        let (board, mut vm) = (board(), Vm::new());
+        for event in events {
+            match event {
+                Event::Put(path, version) => board.put_object(&record(&format!("/{path}"), version), Class::Image),
+                Event::Remove(path) => board.remove_object(&format!("/{path}")),
+                Event::Hold(path, version, domain, holds) => {
+                    board.set_holder(&format!("/{path}"), &Sha256([version; 32]), &format!("{domain}.test"), holds);
+                }
+                Event::Peer(domain, weight) => {
+                    board.set_peer(&format!("{domain}.test"), &format!("{domain}.test"), weight, 1);
+                }
+                Event::Sync => vm.step(&board),
+            }
+        }
+        vm.step(&board);
+        prop_assert_eq!(vm.have.version, board.size().version);
+        for path in 0..6 {
+            let path = format!("/{path}");
+            let mut told = vm.holders(&board, &path).unwrap_or_default();
+            let mut known = board.holders_of(&path);
+            told.sort();
+            known.sort();
+            prop_assert_eq!(told, known);
+        }
+    }
+}
