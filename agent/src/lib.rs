@@ -1,1 +1,23 @@
-//! x
+//! The p2pcdn agent: moves replicas between sites, verifies them, and tells the filter who holds what.
+//!
+//! An object travels from the [`catalogue`] (what this site has) through [`replicate`] (who may copy it) into other sites'
+//! [`store`]s, from which they [`serve`] it; what came of that is [`publish`]ed to the filter over the [`local_api`], together with
+//! how much to redirect, which follows from the [`load`]. [`identity`] says who is who.
+
+pub mod catalogue;
+pub mod cli;
+pub mod clock;
+pub mod conditional;
+pub mod egress;
+pub mod http_server;
+pub mod identity;
+pub mod load;
+pub mod local_api;
+pub mod publish;
+pub mod replicate;
+pub mod run;
+pub mod serve;
+pub mod settings;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;

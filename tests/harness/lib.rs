@@ -87,7 +87,7 @@ impl Error {
 /// [`Error::Deadline`] with what the last attempt said.
 pub async fn poll<T, E: Display>(
     deadline: Duration,
-    what: &str,
+    what: impl Display,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T, Error> {
     let end = Instant::now() + deadline;
@@ -99,7 +99,7 @@ pub async fn poll<T, E: Display>(
             Err(_) => {}
         }
         if Instant::now() >= end {
-            return Err(Error::Deadline { what: what.into(), deadline, last });
+            return Err(Error::Deadline { what: what.to_string(), deadline, last });
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }

@@ -33,6 +33,11 @@ impl Program {
         Self { name: name.into(), path: path.into(), arguments, directory: directory.into(), log, child: None }
     }
 
+    /// Replaces its arguments; holds from the next start.
+    pub fn arguments(&mut self, arguments: Vec<OsString>) {
+        self.arguments = arguments;
+    }
+
     /// Starts it; its log continues where an earlier run ended.
     ///
     /// # Errors
@@ -66,6 +71,11 @@ impl Program {
         }
     }
 
+    /// Its process id while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Sends a signal, for example `Signal::STOP`; nothing happens if it does not run.
     ///
     /// # Errors
@@ -89,17 +99,16 @@ impl Program {
     /// # Errors
     /// [`Error::Deadline`] if it had to be killed.
     pub async fn stop(&mut self) -> Result<Option<ExitStatus>, Error> {
-        let Some(mut child) = self.child.take() else { return Ok(None) };
-        let ended = kill_process(Pid::from_child(&child), Signal::TERM);
-        let waited = poll(GRACE, &format!("end of {} after SIGTERM", self.name), async || match child.try_wait() {
+        self.signal(Signal::TERM)?;
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let ended = poll(GRACE, format!("end of {} after SIGTERM", self.name), async || match child.try_wait() {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(String::from("it still runs")),
             Err(error) => Err(error.to_string()),
         });
-        let result = if ended.is_ok() { waited.await.map(Some) } else { Ok(None) };
-        let _ = child.kill();
-        let _ = child.wait();
-        result
+        let ended = ended.await;
+        self.kill();
+        ended.map(Some)
     }
 
     /// The last lines that it wrote.
@@ -136,7 +145,8 @@ mod tests {
     #[tokio::test]
     async fn a_program_is_stopped_in_order_and_its_log_is_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let mut program = shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done", directory.path());
+        let mut program =
+            shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done", directory.path());
         assert!(!program.check().unwrap());
         program.start().unwrap();
         poll(GRACE, "output", async || if program.tail().contains("up") { Ok(()) } else { Err("none") }).await.unwrap();

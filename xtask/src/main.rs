@@ -1,6 +1,7 @@
 //! The project's tasks, the same on a developer's machine and in CI: `cargo xtask <task>`.
 
 mod check;
+mod demo;
 mod dist;
 mod layout;
 mod process;
@@ -39,6 +40,13 @@ enum Task {
     /// proxies never load half a file.
     Build,
 
+    /// Show three sites helping each other: setup, build, then about a minute of load on one of them.
+    ///
+    /// Three sites on loopback, each a real Envoy and a real agent, serve real files. Load on the first one goes from idle to
+    /// ten times what it wants to carry, one host is killed, and the load ends. Every answer's bytes are verified. Ends with
+    /// the figures of each phase and with what was expected of them; fails if an expectation was not met.
+    Demo(demo::DemoArgs),
+
     /// Run every check that CI runs: setup, build, format, clippy, docs, licences, tests.
     ///
     /// Stops at the first failing stage with that stage's exit code. The tests see the Envoy that setup chose in $ENVOY
@@ -51,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::everything(&layout).map(drop),
         Task::Build => dist::build(&layout),
+        Task::Demo(args) => demo::run(&layout, &args),
         Task::Test(args) => check::run(&layout, &args),
     };
     match outcome {
@@ -69,6 +78,8 @@ enum TaskError {
     Setup(#[from] setup::SetupError),
     #[error(transparent)]
     Command(#[from] process::CommandError),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -78,6 +89,7 @@ impl TaskError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Command(error) => error.exit_code(),
+            Self::Demo(error) => error.exit_code(),
             Self::Setup(_) | Self::Write { .. } => ExitCode::FAILURE,
         }
     }

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connector::{Connector, EgressError};
+use super::plain::plain;
 use super::tls::{NodeCertificate, PeerCertificateError, TlsSetupError, peer_node_key};
 
 /// Asks peers over mutual TLS; only the holder of the pinned key is ever talked to.
@@ -65,7 +66,7 @@ pub enum PeerClientError {
     Tls(#[from] TlsSetupError),
 }
 
-/// Body of a refusal between agents.
+/// Body of a refusal between agents; one that was received is [`plain()`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Refusal {
     /// One word for programs.
@@ -220,7 +221,10 @@ async fn in_time<T>(
 
 async fn refusal(response: Response<Incoming>) -> Refusal {
     match Limited::new(response.into_body(), MAX_REFUSAL_BYTES).collect().await {
-        Ok(body) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
+        Ok(body) => {
+            let Refusal { error, remedy } = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+            Refusal { error: plain(error), remedy: plain(remedy) }
+        }
         Err(_) => Refusal::default(),
     }
 }

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -25,8 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use super::membership::Membership;
 use super::once_per::OncePerMinute;
+use super::plain::plain;
 use super::proxy_protocol::{ProxyProtocolError, read_header};
 use super::tls::{PeerCertificateError, peer_node_key};
+use crate::http_server::Body;
 
 /// Who sent a request: proven by the TLS handshake, authorised by nothing yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +37,6 @@ pub struct PeerIdentity {
     pub remote: SocketAddr,
 }
 
-/// Body of an answer to a peer.
-pub type PeerBody = UnsyncBoxBody<Bytes, io::Error>;
-
 /// Bounds of the listener; what is above them is dropped at once and counted.
 #[derive(Debug, Clone, Copy)]
 pub struct ListenerBounds {
@@ -49,7 +46,7 @@ pub struct ListenerBounds {
     pub per_prefix: usize,
     /// PROXY header and TLS handshake together.
     pub handshake: Duration,
-    /// How long a connection may last whose key is not that of a pinned peer.
+    /// How long a connection may last whose key is not, or no longer, that of a pinned peer.
     pub stranger_life: Duration,
     /// How long requests in progress may go on after the shutdown began.
     pub drain: Duration,
@@ -144,7 +141,7 @@ pub async fn serve<H, F>(
     shutdown: CancellationToken,
 ) where
     H: Fn(PeerIdentity, Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<PeerBody>> + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let gate = Arc::new(Gate {
         tls: TlsAcceptor::from(tls),
@@ -196,7 +193,7 @@ struct Gate {
 async fn serve_one<H, F>(gate: Arc<Gate>, stream: TcpStream, _permit: OwnedSemaphorePermit, handler: Arc<H>)
 where
     H: Fn(PeerIdentity, Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<PeerBody>> + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let handshake = timeout(gate.bounds.handshake, gate.shake_hands(stream));
     let arrival = tokio::select! {
@@ -274,12 +271,14 @@ impl Gate {
         Ok((stream, PeerIdentity { key, remote }, slot))
     }
 
-    /// Completes when a connection of `key` is to end: at shutdown, or when a stranger's time is over.
+    /// Completes when a connection of `key` is to end: at shutdown, or when its time as that of a stranger is over.
     async fn time_to_go(&self, key: &PublicKey) {
         let stranger = async {
-            tokio::time::sleep(self.bounds.stranger_life).await;
-            if self.membership.by_key(key).is_some() {
-                std::future::pending::<()>().await;
+            loop {
+                tokio::time::sleep(self.bounds.stranger_life).await;
+                if self.membership.by_key(key).is_none() {
+                    break;
+                }
             }
         };
         tokio::select! {
@@ -291,7 +290,7 @@ impl Gate {
     fn drop_for(&self, cause: Dropped, error: &dyn std::error::Error) {
         self.counters.dropped[cause as usize].fetch_add(1, Ordering::Relaxed);
         if let Some(suppressed) = self.log.due(cause.name()) {
-            tracing::info!(cause = cause.name(), %error, suppressed, "dropped a connection of a peer");
+            tracing::info!(cause = cause.name(), error = plain(error), suppressed, "dropped a connection of a peer");
         }
     }
 }

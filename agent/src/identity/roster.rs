@@ -9,6 +9,9 @@ use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
 use super::introduction::Introduction;
 use super::signed::Signed;
 
+#[cfg(test)]
+mod tests;
+
 /// A peer whose key is known for good: "I will know you when I see you again".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

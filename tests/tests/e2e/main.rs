@@ -2,6 +2,11 @@
 
 mod support;
 
+mod alone;
+mod changed_objects;
+mod damaged_replica;
 mod idle;
+mod keys;
+mod lost_host;
 mod overload;
 mod pause;

@@ -1,0 +1,138 @@
+//! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
+
+pub mod status;
+mod sync;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::header::{HOST, ORIGIN};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::Catalogue;
+use crate::http_server::{Body, json, read_body, text, with_body};
+use crate::identity::{Introducer, Membership, Refusal};
+use crate::load::LoadMeter;
+use crate::publish::Board;
+use crate::replicate::holders::Holders;
+use crate::replicate::share::Sharer;
+use crate::store::ReplicaStore;
+use crate::telemetry::Metrics;
+
+/// Everything that can be asked for on this machine.
+pub struct LocalApi {
+    /// Authority of the site.
+    pub domain: String,
+    /// What the filter is told.
+    pub board: Arc<Board>,
+    /// How loaded the site is.
+    pub load: Arc<Mutex<LoadMeter>>,
+    /// Who can be redirected to.
+    pub holders: Arc<Holders>,
+    /// Who is a peer.
+    pub membership: Arc<Membership>,
+    /// How acquaintances go.
+    pub introducer: Arc<Introducer>,
+    /// Own objects; none on a site that only hosts.
+    pub catalogue: Option<Arc<Catalogue>>,
+    /// Offers to peers; none on a site that only hosts.
+    pub sharer: Option<Arc<Sharer>>,
+    /// Replicas held for others.
+    pub store: Arc<ReplicaStore>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Body of a request about one peer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PeerRequest {
+    /// Its domain.
+    pub domain: String,
+}
+
+/// POST: what the filter asks once a tick.
+pub const SYNC_PATH: &str = "/v1/sync";
+/// GET: [`status::Status`].
+pub const STATUS_PATH: &str = "/v1/status";
+/// GET: a list of [`status::ObjectStatus`].
+pub const OBJECTS_PATH: &str = "/v1/objects";
+/// POST [`PeerRequest`]: invites a peer.
+pub const PEER_ADD_PATH: &str = "/v1/peers/add";
+/// POST [`PeerRequest`]: accepts a pending peer, or a changed key.
+pub const PEER_ACCEPT_PATH: &str = "/v1/peers/accept";
+/// POST [`PeerRequest`]: ends the acquaintance.
+pub const PEER_REMOVE_PATH: &str = "/v1/peers/remove";
+/// POST: ends all redirects.
+pub const PAUSE_PATH: &str = "/v1/pause";
+/// POST: resumes redirects.
+pub const RESUME_PATH: &str = "/v1/resume";
+/// GET: metrics in the OpenMetrics text format.
+pub const METRICS_PATH: &str = "/metrics";
+
+/// Longest body of a request about a peer, in bytes.
+const MAX_REQUEST_BYTES: usize = 4096;
+
+impl LocalApi {
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if !is_local(&request) {
+            return text(StatusCode::FORBIDDEN, "this socket is for programs on this machine, not for web pages\n");
+        }
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::POST, SYNC_PATH) => self.sync(request).await,
+            (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
+            (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
+            (&Method::GET, METRICS_PATH) => {
+                let metrics = self.metrics.text(&self.state());
+                with_body(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.into())
+            }
+            (&Method::POST, PEER_ADD_PATH | PEER_ACCEPT_PATH | PEER_REMOVE_PATH) => self.peer(&path, request).await,
+            (&Method::POST, PAUSE_PATH) => self.set_killed(true),
+            (&Method::POST, RESUME_PATH) => self.set_killed(false),
+            _ => text(StatusCode::NOT_FOUND, "no such route\n"),
+        }
+    }
+
+    async fn peer(&self, path: &str, request: Request<Incoming>) -> Response<Body> {
+        let body = read_body(request.into_body(), MAX_REQUEST_BYTES).await;
+        let Some(PeerRequest { domain }) = body.and_then(|body| serde_json::from_slice(&body).ok()) else {
+            return text(StatusCode::BAD_REQUEST, "a peer's domain is missing\n");
+        };
+        let outcome = match path {
+            PEER_ADD_PATH => self.membership.invite(&domain).map(|()| true),
+            PEER_ACCEPT_PATH => self.membership.accept(&domain).map(|()| true),
+            _ => self.membership.remove(&domain),
+        };
+        match outcome {
+            Ok(true) => json(StatusCode::OK, &self.peer_status(&domain)),
+            Ok(false) => refuse("unknown_peer", format!("nothing is known of {domain}")),
+            Err(error) => refuse("refused", error.to_string()),
+        }
+    }
+
+    fn set_killed(&self, killed: bool) -> Response<Body> {
+        tracing::warn!("redirects {} by the operator", if killed { "paused" } else { "resumed" });
+        self.load().set_killed(killed);
+        json(StatusCode::OK, &self.status())
+    }
+
+    fn load(&self) -> MutexGuard<'_, LoadMeter> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A web page in a browser on this machine can reach loopback, too, and can make any name resolve to it: but it says who it is, or for
+/// which name it takes this machine.
+fn is_local(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let from_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    !from_page && matches!(name, "" | "p2pcdn" | "localhost" | "127.0.0.1" | "[::1]")
+}
+
+fn refuse(error: &str, remedy: String) -> Response<Body> {
+    json(StatusCode::CONFLICT, &Refusal { error: error.into(), remedy })
+}

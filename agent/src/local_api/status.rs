@@ -1,0 +1,174 @@
+//! What an operator is shown; the same as JSON and as tables.
+
+use p2pcdn_core::decide::Steering;
+use p2pcdn_core::object::{Class, Sha256};
+use serde::{Deserialize, Serialize};
+
+use super::LocalApi;
+use crate::catalogue::OwnObject;
+use crate::clock::monotonic_ms;
+use crate::identity::Standing;
+use crate::load::LoadStatus;
+use crate::publish::TableSize;
+use crate::replicate::holders::Health;
+use crate::telemetry::State;
+
+/// The whole picture.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Authority of the site.
+    pub domain: String,
+    /// Release of the agent.
+    pub version: String,
+    /// Load over all workers of the proxy.
+    pub load: LoadStatus,
+    /// How much is redirected.
+    pub steering: Steering,
+    /// What the filter looks requests up in.
+    pub table: TableSize,
+    /// Own objects and those of others.
+    pub objects: ObjectCounts,
+    /// Every domain that this site has to do with.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Own objects and those of others.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ObjectCounts {
+    /// Own objects in the catalogue.
+    pub own: usize,
+    /// Replicas held for others.
+    pub hosted: usize,
+    /// Bytes of these.
+    pub hosted_bytes: u64,
+}
+
+/// One domain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its authority.
+    pub domain: String,
+    /// Where it stands.
+    pub state: PeerState,
+    /// The pinned key, if there is one.
+    pub key: Option<Sha256>,
+    /// First-hand health, once it has granted a lease.
+    pub health: Option<Health>,
+    /// Weight in the table, in thousandths.
+    pub weight: u16,
+    /// Bytes per second that it grants.
+    pub lease_bytes_per_s: u64,
+    /// Own objects that it holds.
+    pub holds: usize,
+    /// Own objects that it has declined.
+    pub declined: u64,
+    /// Redirects to it since the start.
+    pub redirects: u64,
+    /// Bytes held for it.
+    pub hosted_bytes: u64,
+    /// What is wrong, or what the operator can do.
+    pub note: String,
+}
+
+/// Where a domain stands with this site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// Listed here and not met yet.
+    Invited,
+    /// Met, key pinned.
+    Pinned,
+    /// Knocked without being invited.
+    Pending,
+    /// Shows another key than the pinned one, which is refused.
+    KeyChanged,
+}
+
+/// One own object.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ObjectStatus {
+    /// Its path.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Its class.
+    pub class: Class,
+    /// Digest of the present version.
+    pub sha256: Sha256,
+    /// Domains of the peers that hold it.
+    pub holders: Vec<String>,
+}
+
+impl LocalApi {
+    pub(super) fn status(&self) -> Status {
+        let now_ms = monotonic_ms();
+        let (load, steering) = {
+            let load = self.load();
+            (load.status(now_ms), load.steering(now_ms))
+        };
+        let state = self.state();
+        let peers = self.membership.list().into_iter().map(|(domain, _)| self.peer_status(&domain)).collect();
+        Status {
+            domain: self.domain.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            load,
+            steering,
+            table: self.board.size(),
+            objects: ObjectCounts { own: state.own_objects, hosted: state.replicas, hosted_bytes: state.replica_bytes },
+            peers,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        State {
+            own_objects: self.catalogue.as_ref().map_or(0, |catalogue| catalogue.len()),
+            table_objects: self.board.size().objects,
+            replicas: self.store.list().len(),
+            replica_bytes: self.store.usage().total_bytes,
+            peers: self.membership.peers().len(),
+            fraction_ppm: self.load().steering(monotonic_ms()).fraction_ppm,
+        }
+    }
+
+    pub(super) fn objects(&self) -> Vec<ObjectStatus> {
+        let objects = self.catalogue.as_ref().map(|catalogue| catalogue.list()).unwrap_or_default();
+        let status = |object: &OwnObject| ObjectStatus {
+            path: object.record.path.clone(),
+            size: object.record.size,
+            class: object.class,
+            sha256: object.record.sha256,
+            holders: self.board.holders_of(&object.record.path),
+        };
+        objects.iter().map(|object| status(object)).collect()
+    }
+
+    pub(super) fn peer_status(&self, domain: &str) -> PeerStatus {
+        let standing = self.membership.standing(domain);
+        let holder = self.holders.list().remove(domain);
+        let trouble = self.introducer.contact(domain).and_then(|contact| contact.last_error);
+        let (state, note) = match &standing {
+            None | Some(Standing::Invited) => (PeerState::Invited, trouble.unwrap_or_else(|| "not met yet".into())),
+            Some(Standing::Pinned(_)) => (PeerState::Pinned, trouble.unwrap_or_default()),
+            Some(Standing::Pending { .. }) => {
+                (PeerState::Pending, format!("wants to be a peer; to accept: p2pcdn peer accept {domain}"))
+            }
+            Some(Standing::KeyChanged { refused, .. }) => {
+                let remedy = "if its operator confirms it: p2pcdn peer accept";
+                (PeerState::KeyChanged, format!("shows another key, {refused}, which is refused; {remedy} {domain}"))
+            }
+        };
+        PeerStatus {
+            domain: domain.to_owned(),
+            state,
+            key: standing.as_ref().and_then(Standing::peer).map(|peer| peer.key()),
+            health: holder.as_ref().map(|holder| holder.health),
+            weight: holder.as_ref().map_or(0, |holder| holder.health.weight()),
+            lease_bytes_per_s: holder.as_ref().map_or(0, |holder| holder.lease_bytes_per_s),
+            holds: self.board.holdings().remove(domain).unwrap_or(0),
+            declined: self.sharer.as_ref().and_then(|sharer| sharer.declined().remove(domain)).unwrap_or(0),
+            redirects: holder.as_ref().map_or(0, |holder| holder.redirects),
+            hosted_bytes: self.store.usage().by_origin.remove(domain).unwrap_or(0),
+            note,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The agent from start to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use http::Request;
+use hyper::body::Incoming;
+use p2pcdn_core::lookup::HashKey;
+use redb::Database;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalogue::{Catalogue, CatalogueError, origin};
+use crate::clock::now_s;
+use crate::http_server::serve;
+use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
+use crate::identity::{
+    AboutUs, Connector, Counter, Introducer, Membership, MembershipError, NodeCertificate, NodeKey, NodeKeyError,
+    OwnRecord, OwnRecordError, PeerClient, RosterBounds, TlsSetupError, web_client_config,
+};
+use crate::load::LoadMeter;
+use crate::local_api::LocalApi;
+use crate::publish::Board;
+use crate::replicate::Bandwidth;
+use crate::replicate::holders::Holders;
+use crate::replicate::peer_api::PeerApi;
+use crate::replicate::probe::Prober;
+use crate::replicate::pull::Puller;
+use crate::replicate::share::Sharer;
+use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
+use crate::serve::ReplicaServer;
+use crate::settings::{LocalAddress, Settings};
+use crate::store::{ReplicaStore, StoreError};
+use crate::telemetry::Metrics;
+
+/// Why the agent could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory could not be used.
+    #[error("state.directory {path}: {source}; create it and make it writable for this user")]
+    State {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The metadata could not be opened.
+    #[error("{path}: {source}")]
+    Database {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: redb::DatabaseError,
+    },
+    /// A socket could not be opened.
+    #[error("{key} = {address}: {source}")]
+    Listen {
+        /// Its key in the settings.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No key, or not a safe one.
+    #[error(transparent)]
+    NodeKey(#[from] NodeKeyError),
+    /// No own peer record.
+    #[error(transparent)]
+    OwnRecord(#[from] OwnRecordError),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// Peers could not be read or written.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// Replicas could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The content directory could not be read.
+    #[error("site.directory: {0}")]
+    Catalogue(#[from] CatalogueError),
+    /// The system gave no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// The agent's sockets, open before anything else happens.
+struct Sockets {
+    local: Local,
+    replica: TcpListener,
+    peer: TcpListener,
+    origin: Option<TcpListener>,
+}
+
+enum Local {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// Runs until cancelled, then drains.
+pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), RunError> {
+    let state = &settings.state_directory;
+    let in_state = |source| RunError::State { path: state.display().to_string(), source };
+    std::fs::create_dir_all(state).map_err(in_state)?;
+    let key = Arc::new(NodeKey::load_or_create(state)?);
+    let db = Arc::new(open_database(&state.join("state.redb"))?);
+    let sockets = Sockets::open(&settings).await?;
+    let domain = &settings.site.domain;
+
+    let about = AboutUs {
+        domain: domain.clone(),
+        endpoint: settings.public.endpoint.clone(),
+        replica_name: settings.public.replica_name.clone(),
+        contact: settings.public.contact.clone(),
+    };
+    let own = Arc::new(OwnRecord::new(key.clone(), about, db.clone(), now_s())?);
+    let membership = Arc::new(Membership::open(db.clone(), domain, RosterBounds::default())?);
+    for domain in &settings.invited {
+        membership.invite(domain)?;
+    }
+    let certificate = NodeCertificate::new(&key)?;
+    let peer_tls = certificate.server_config()?;
+    let connector = Arc::new(Connector::new(settings.allow_private, web_client_config(&settings.extra_roots)?));
+    let client = Arc::new(PeerClient::new(connector.clone(), certificate));
+    let introducer = Arc::new(Introducer::new(
+        membership.clone(),
+        connector.clone(),
+        client.clone(),
+        own.clone(),
+        settings.time_scale,
+    ));
+
+    let store = Arc::new(ReplicaStore::open(db.clone(), &state.join("replicas")).await?);
+    let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
+    let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
+    let holders = Arc::new(Holders::new(board.clone()));
+    let load = Arc::new(Mutex::new(LoadMeter::default()));
+    let metrics = Arc::new(Metrics::default());
+    let catalogue = match &settings.site.directory {
+        None => None,
+        Some(directory) => Some(Arc::new(Catalogue::new(
+            directory,
+            settings.site.clone(),
+            settings.share.clone(),
+            key.clone(),
+            Counter::new(db, "object"),
+            board.clone(),
+        )?)),
+    };
+    let sharer = catalogue.clone().map(|catalogue| {
+        Arc::new(Sharer {
+            catalogue,
+            membership: membership.clone(),
+            client: client.clone(),
+            board: board.clone(),
+            holders: holders.clone(),
+            time_scale: settings.time_scale,
+            talks: Mutex::default(),
+        })
+    });
+    let (puller, pulls) = Puller::new(domain.clone(), key, settings.host.clone(), store.clone(), client.clone());
+    let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
+    let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
+    let prober = Arc::new(Prober {
+        origin: domain.clone(),
+        holders: holders.clone(),
+        board: board.clone(),
+        connector,
+        turn: AtomicUsize::new(0),
+    });
+    let replica_server = Arc::new(ReplicaServer::new(
+        &settings,
+        own,
+        membership.clone(),
+        store.clone(),
+        doomed.clone(),
+        metrics.clone(),
+    ));
+    let peer_api = Arc::new(PeerApi {
+        introducer: introducer.clone(),
+        membership: membership.clone(),
+        sharer: sharer.clone(),
+        puller: puller.clone(),
+        store: store.clone(),
+        doomed: doomed.clone(),
+        lease_bytes_per_s: settings.host.lease_bytes_per_s,
+        upload: Arc::new(Bandwidth::new(settings.share.upload_bytes_per_s)),
+    });
+    let local_api = Arc::new(LocalApi {
+        domain: domain.clone(),
+        board,
+        load: load.clone(),
+        holders,
+        membership: membership.clone(),
+        introducer: introducer.clone(),
+        catalogue: catalogue.clone(),
+        sharer: sharer.clone(),
+        store,
+        metrics,
+    });
+
+    let tasks = TaskTracker::new();
+    let token = || cancel.child_token();
+    tasks.spawn(introducer.introductions(token()));
+    tasks.spawn(puller.run(pulls, token()));
+    tasks.spawn(withdrawer.clone().run(withdrawals, token()));
+    tasks.spawn(withdrawer.scrub(doomed, token()));
+    tasks.spawn(prober.run(token()));
+    if let Some(proxy) = settings.proxy.clone() {
+        tasks.spawn(crate::egress::run(proxy, load, token()));
+    }
+    if let Some(sharer) = sharer {
+        tasks.spawn(sharer.run(token()));
+    }
+    if let (Some(catalogue), Some(listener)) = (catalogue.clone(), sockets.origin) {
+        let answer = move |request: Request<Incoming>| origin::answer(catalogue.clone(), request);
+        tasks.spawn(serve(listener, answer, token()));
+    }
+    let answer = move |request: Request<Incoming>| replica_server.clone().answer(request);
+    tasks.spawn(serve(sockets.replica, answer, token()));
+    let answer = move |identity, request: Request<Incoming>| peer_api.clone().answer(identity, request);
+    let (bounds, counters) = (ListenerBounds::default(), Arc::new(ListenerCounters::default()));
+    tasks.spawn(peer_listener::serve(sockets.peer, peer_tls, bounds, counters, membership, answer, token()));
+    let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
+    let mut unix_socket = None;
+    match sockets.local {
+        Local::Tcp(listener) => drop(tasks.spawn(serve(listener, answer, token()))),
+        Local::Unix(listener, path) => {
+            unix_socket = Some(path);
+            tasks.spawn(serve(listener, answer, token()));
+        }
+    }
+    tracing::info!(site = %domain, "p2pcdn runs");
+
+    let mut outcome = Ok(());
+    if let Some(catalogue) = catalogue {
+        outcome = catalogue.run(token()).await;
+        // Without its catalogue the agent would redirect to versions that it no longer watches.
+        cancel.cancel();
+    } else {
+        cancel.cancelled().await;
+    }
+    tasks.close();
+    tasks.wait().await;
+    if let Some(path) = unix_socket {
+        // Nobody can be listening there any more.
+        let _ = std::fs::remove_file(path);
+    }
+    tracing::info!("p2pcdn has stopped");
+    Ok(outcome?)
+}
+
+impl Sockets {
+    async fn open(settings: &Settings) -> Result<Self, RunError> {
+        let listen = &settings.listen;
+        let local = match &listen.local {
+            LocalAddress::Tcp(address) => Local::Tcp(bind("listen.local", *address).await?),
+            LocalAddress::Unix(path) => Local::Unix(bind_unix(path)?, path.clone()),
+        };
+        let origin = match settings.site.directory {
+            Some(_) => Some(bind("listen.origin", listen.origin).await?),
+            None => None,
+        };
+        let replica = bind("listen.replica", listen.replica).await?;
+        Ok(Self { local, replica, peer: bind("listen.peer", listen.peer).await?, origin })
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    let listen = |source| RunError::Listen { key, address: address.to_string(), source };
+    TcpListener::bind(address).await.map_err(listen)
+}
+
+fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
+    let listen = |source| RunError::Listen { key: "listen.local", address: path.display().to_string(), source };
+    // The node key's lock has shown that no other agent runs on this state, so a socket left there is a dead one.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(listen)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listen)?;
+    Ok(listener)
+}
+
+fn open_database(path: &Path) -> Result<Database, RunError> {
+    Database::create(path).map_err(|source| RunError::Database { path: path.display().to_string(), source })
+}

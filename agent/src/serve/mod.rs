@@ -1,0 +1,189 @@
+//! The replica socket: what this site serves for others, and its peer document.
+//!
+//! A replica never acts as part of this site: it has a name of its own, its headers come from a closed list, and whatever cannot be
+//! served exactly as its origin recorded it sends the client back there.
+
+mod headers;
+mod leases;
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HOST, HeaderName, LOCATION, ORIGIN, VARY};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use p2pcdn_core::lookup::{RETURN_PREFIX, ReplicaPath};
+use p2pcdn_core::object::Sharing;
+use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use tokio::sync::mpsc;
+
+use crate::clock::{monotonic_ms, now_s};
+use crate::conditional::{Plan, plan};
+use crate::http_server::{Body, empty, json, text};
+use crate::identity::{Membership, OwnRecord};
+use crate::settings::Settings;
+use crate::store::{ReadError, Replica, ReplicaStore};
+use crate::telemetry::Metrics;
+use leases::Leases;
+
+/// Serves replicas.
+pub struct ReplicaServer {
+    domain: String,
+    replica_name: String,
+    own: Arc<OwnRecord>,
+    membership: Arc<Membership>,
+    store: Arc<ReplicaStore>,
+    leases: Leases,
+    doomed: mpsc::Sender<Arc<Replica>>,
+    metrics: Arc<Metrics>,
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+
+impl ReplicaServer {
+    /// `doomed` takes replicas that turn out damaged.
+    pub fn new(
+        settings: &Settings,
+        own: Arc<OwnRecord>,
+        membership: Arc<Membership>,
+        store: Arc<ReplicaStore>,
+        doomed: mpsc::Sender<Arc<Replica>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
+        let leases = Leases::new(settings.host.lease_bytes_per_s);
+        Self { domain, replica_name, own, membership, store, leases, doomed, metrics }
+    }
+
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let authority = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let authority = authority.strip_suffix(":443").unwrap_or(authority);
+        if authority.eq_ignore_ascii_case(&self.domain) {
+            return match (request.method(), request.uri().path()) {
+                (&Method::GET, PEER_DOCUMENT_PATH) => json(StatusCode::OK, &*self.own.signed(now_s())),
+                _ => text(StatusCode::NOT_FOUND, "only the peer document is served here\n"),
+            };
+        }
+        if !authority.eq_ignore_ascii_case(&self.replica_name) {
+            return text(StatusCode::MISDIRECTED_REQUEST, "replicas are served under another name\n");
+        }
+        self.answer_replica(&request).await
+    }
+
+    async fn answer_replica(&self, request: &Request<Incoming>) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        // The host's own pages must not use replicas as if they were theirs, and none may become a service worker or a page.
+        let headers = request.headers();
+        let says = |name: HeaderName, value: &str| headers.get(name).is_some_and(|v| v == value);
+        if says(SEC_FETCH_SITE, "same-origin") || says(SERVICE_WORKER, "script") {
+            return text(StatusCode::FORBIDDEN, "replicas are for the pages of their origin\n");
+        }
+        let Some(asked) = ReplicaPath::parse(request.uri().path()).filter(|_| request.uri().query().is_none()) else {
+            return text(StatusCode::NOT_FOUND, "no replica path\n");
+        };
+        if says(SEC_FETCH_MODE, "navigate") {
+            return text(StatusCode::NOT_FOUND, "replicas are not pages\n");
+        }
+        let found = self.store.find(asked.origin, asked.path);
+        let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica)) else {
+            return self.send_back(&asked, headers);
+        };
+        if !self.leases.is_open(asked.origin, monotonic_ms()) {
+            self.metrics.over_lease.inc();
+            return self.send_back(&asked, headers);
+        }
+        match self.store.verify(&replica.record).await {
+            Ok(()) => {}
+            Err(ReadError::Store(error)) => {
+                tracing::error!(origin = %asked.origin, path = %asked.path, %error, "reading a replica");
+                return self.send_back(&asked, headers);
+            }
+            Err(damage) => {
+                tracing::error!(origin = %asked.origin, path = %asked.path, %damage, "a replica is damaged");
+                // Full means that many are going already; nothing unverified is served meanwhile.
+                let _ = self.doomed.try_send(replica.clone());
+                return self.send_back(&asked, headers);
+            }
+        }
+        self.serve(request, &replica).await
+    }
+
+    async fn serve(&self, request: &Request<Incoming>, replica: &Replica) -> Response<Body> {
+        let record = &replica.record;
+        let plan = plan(request.headers(), Some(&record.etag), None, record.size);
+        let range = match &plan {
+            Plan::Full => Some(0..record.size),
+            Plan::Partial(range) => Some(range.clone()),
+            Plan::NotModified | Plan::PreconditionFailed | Plan::Unsatisfiable => None,
+        };
+        let mut response = match range.filter(|_| *request.method() == Method::GET) {
+            None => empty(StatusCode::OK),
+            Some(range) => {
+                let bytes = range.end - range.start;
+                match self.store.read(&record.sha256, range).await {
+                    Ok(stream) => {
+                        self.leases.draw(&record.origin, bytes, monotonic_ms());
+                        self.metrics.served.inc();
+                        self.metrics.served_bytes.inc_by(bytes);
+                        let frames = stream.map_ok(Frame::data).map_err(io::Error::other);
+                        Response::new(StreamBody::new(frames).boxed_unsync())
+                    }
+                    Err(error) => {
+                        tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");
+                        return empty(StatusCode::INTERNAL_SERVER_ERROR);
+                    }
+                }
+            }
+        };
+        *response.status_mut() = headers::status_of(&plan);
+        headers::describe(response.headers_mut(), record, &plan);
+        share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
+        response
+    }
+
+    /// Sends a client to the origin, if that is a peer; the loop ends there, since return URLs are never redirected.
+    fn send_back(&self, asked: &ReplicaPath<'_>, request: &HeaderMap) -> Response<Body> {
+        if self.membership.by_domain(asked.origin).is_none() {
+            return text(StatusCode::NOT_FOUND, "no such replica\n");
+        }
+        self.metrics.sent_back.inc();
+        let url = format!("https://{}{RETURN_PREFIX}{}", asked.origin, asked.path.trim_start_matches('/'));
+        let mut response = text(StatusCode::FOUND, "");
+        if let Ok(location) = HeaderValue::try_from(url) {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        // Without a record nobody but the origin's own pages is known to be welcome.
+        share(response.headers_mut(), request, asked.origin, Sharing::SameOrigin);
+        response
+    }
+}
+
+fn is_expired(replica: &Replica) -> bool {
+    replica.record.expires_s <= now_s()
+}
+
+/// CORS as the origin shares the object (Fetch, section 3.3).
+fn share(headers: &mut HeaderMap, request: &HeaderMap, origin: &str, sharing: Sharing) {
+    let allowed = match sharing {
+        Sharing::Anyone => Some(HeaderValue::from_static("*")),
+        Sharing::SameOrigin => {
+            headers.insert(VARY, HeaderValue::from_static("origin"));
+            let asking = request.get(ORIGIN);
+            asking.filter(|asking| asking.as_bytes().strip_prefix(b"https://") == Some(origin.as_bytes())).cloned()
+        }
+    };
+    if let Some(allowed) = allowed {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed.clone());
+        headers.insert(TIMING_ALLOW_ORIGIN, allowed);
+    }
+}

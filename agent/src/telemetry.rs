@@ -1,0 +1,158 @@
+//! Logs and metrics. Nothing here is about single visitors: counts only.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging to standard error; `RUST_LOG` chooses what, by default `info`.
+pub fn start_logging(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start, as in tests, keeps the first one's settings.
+    let _ = if json { logs.json().try_init() } else { logs.try_init() };
+}
+
+/// Every metric that the agent exports.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// Messages of the filter that were answered.
+    pub syncs: Counter,
+    /// Messages of the filter that were malformed.
+    pub sync_errors: Counter,
+    /// Redirects by holder.
+    pub redirects: Family<PeerLabel, Counter>,
+    /// Bytes of the objects redirected, by holder.
+    pub redirected_bytes: Family<PeerLabel, Counter>,
+    /// Clients that came back from a holder.
+    pub returned: Counter,
+    /// Replicas served for others.
+    pub served: Counter,
+    /// Bytes of replicas served for others.
+    pub served_bytes: Counter,
+    /// Clients sent back to the origin.
+    pub sent_back: Counter,
+    /// Of these, because the origin's lease was used up.
+    pub over_lease: Counter,
+    gauges: Gauges,
+}
+
+/// A peer by its domain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabel {
+    /// The domain.
+    pub peer: String,
+}
+
+/// States that are read when somebody asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct State {
+    /// Own objects.
+    pub own_objects: usize,
+    /// Own objects with at least one holder.
+    pub table_objects: usize,
+    /// Replicas held for others.
+    pub replicas: usize,
+    /// Bytes of replicas held for others.
+    pub replica_bytes: u64,
+    /// Peers whose key is pinned.
+    pub peers: usize,
+    /// Share of eligible requests to redirect, in millionths.
+    pub fraction_ppm: u32,
+}
+
+#[derive(Default)]
+struct Gauges {
+    own_objects: Gauge,
+    table_objects: Gauge,
+    replicas: Gauge,
+    replica_bytes: Gauge,
+    peers: Gauge,
+    fraction_ppm: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::default(),
+            syncs: Counter::default(),
+            sync_errors: Counter::default(),
+            redirects: Family::default(),
+            redirected_bytes: Family::default(),
+            returned: Counter::default(),
+            served: Counter::default(),
+            served_bytes: Counter::default(),
+            sent_back: Counter::default(),
+            over_lease: Counter::default(),
+            gauges: Gauges::default(),
+        };
+        let mut registry = Registry::with_prefix("p2pcdn");
+        registry.register("syncs", "Messages of the filter that were answered", metrics.syncs.clone());
+        registry.register("sync_errors", "Messages of the filter that were malformed", metrics.sync_errors.clone());
+        registry.register("redirects", "Redirects by holder", metrics.redirects.clone());
+        let bytes = metrics.redirected_bytes.clone();
+        registry.register_with_unit("redirected", "Bytes of redirected objects by holder", Unit::Bytes, bytes);
+        registry.register("returned", "Clients that came back from a holder", metrics.returned.clone());
+        registry.register("served", "Replicas served for others", metrics.served.clone());
+        let bytes = metrics.served_bytes.clone();
+        registry.register_with_unit("served_replicas", "Bytes of replicas served for others", Unit::Bytes, bytes);
+        registry.register("sent_back", "Clients sent back to the origin", metrics.sent_back.clone());
+        registry.register("over_lease", "Clients sent back because a lease was used up", metrics.over_lease.clone());
+        let gauges = &metrics.gauges;
+        registry.register("own_objects", "Objects of this site", gauges.own_objects.clone());
+        registry.register("table_objects", "Objects of this site with a holder", gauges.table_objects.clone());
+        registry.register("replicas", "Replicas held for others", gauges.replicas.clone());
+        let bytes = gauges.replica_bytes.clone();
+        registry.register_with_unit("replica", "Bytes of replicas held for others", Unit::Bytes, bytes);
+        registry.register("peers", "Peers whose key is pinned", gauges.peers.clone());
+        registry.register("fraction_ppm", "Share of requests to redirect, in millionths", gauges.fraction_ppm.clone());
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Counts redirects to one peer.
+    pub fn redirected(&self, peer: &str, requests: u32, bytes: u64) {
+        let label = PeerLabel { peer: peer.to_owned() };
+        self.redirects.get_or_create(&label).inc_by(u64::from(requests));
+        self.redirected_bytes.get_or_create(&label).inc_by(bytes);
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn text(&self, state: &State) -> String {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.gauges.own_objects, state.own_objects as u64);
+        set(&self.gauges.table_objects, state.table_objects as u64);
+        set(&self.gauges.replicas, state.replicas as u64);
+        set(&self.gauges.replica_bytes, state.replica_bytes);
+        set(&self.gauges.peers, state.peers as u64);
+        set(&self.gauges.fraction_ppm, u64::from(state.fraction_ppm));
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_show_counts_by_peer() {
+        let metrics = Metrics::default();
+        metrics.redirected("b.test", 3, 99);
+        let text = metrics.text(&State { peers: 2, ..State::default() });
+        assert!(text.contains("p2pcdn_redirects_total{peer=\"b.test\"} 3"), "{text}");
+        assert!(text.contains("p2pcdn_redirected_bytes_total{peer=\"b.test\"} 99"), "{text}");
+        assert!(text.contains("p2pcdn_peers 2"), "{text}");
+    }
+}

@@ -1,0 +1,199 @@
+//! A proxy made of plain values. Clones are the same proxy, as VMs see it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::{Host, Level, MetricId, MetricKind, encode_pairs};
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeHost {
+    proxy: Rc<Proxy>,
+}
+
+#[derive(Debug, Default)]
+struct Proxy {
+    now_ms: Cell<u64>,
+    tick_ms: Cell<u32>,
+    can_send: Cell<bool>,
+    configuration: RefCell<Vec<u8>>,
+    request: RefCell<Vec<u8>>,
+    answer: RefCell<(Option<u16>, Vec<u8>)>,
+    shared: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    metrics: RefCell<Vec<(String, u64)>>,
+    log: RefCell<Vec<(Level, String)>>,
+    posts: RefCell<Vec<Post>>,
+    local_responses: RefCell<Vec<LocalResponse>>,
+    response_headers: RefCell<Vec<(String, Vec<u8>)>>,
+}
+
+/// A callout that has left; its token is its place in the order of sending, from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Post {
+    pub(crate) cluster: String,
+    pub(crate) path: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) timeout_ms: u32,
+}
+
+/// What the filter answered in the origin's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalResponse {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+impl FakeHost {
+    /// At `now_ms`, with this configuration and a way to the agent.
+    pub(crate) fn new(now_ms: u64, configuration: &str) -> Self {
+        let host = Self::default();
+        host.set_now_ms(now_ms);
+        host.configure(configuration);
+        host.set_can_send(true);
+        host
+    }
+
+    pub(crate) fn set_now_ms(&self, now_ms: u64) {
+        self.proxy.now_ms.set(now_ms);
+    }
+
+    pub(crate) fn pass_ms(&self, ms: u64) {
+        self.set_now_ms(self.proxy.now_ms.get() + ms);
+    }
+
+    pub(crate) fn configure(&self, json: &str) {
+        *self.proxy.configuration.borrow_mut() = json.into();
+    }
+
+    pub(crate) fn configuration_bytes(&self) -> usize {
+        self.proxy.configuration.borrow().len()
+    }
+
+    /// Whether callouts can be sent at all.
+    pub(crate) fn set_can_send(&self, can_send: bool) {
+        self.proxy.can_send.set(can_send);
+    }
+
+    pub(crate) fn set_request(&self, headers: &[(&str, &str)]) {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        self.set_request_map(encode_pairs(&headers));
+    }
+
+    pub(crate) fn set_request_map(&self, map: Vec<u8>) {
+        *self.proxy.request.borrow_mut() = map;
+    }
+
+    pub(crate) fn set_answer(&self, status: Option<u16>, body: Vec<u8>) {
+        *self.proxy.answer.borrow_mut() = (status, body);
+    }
+
+    pub(crate) fn tick_ms(&self) -> u32 {
+        self.proxy.tick_ms.get()
+    }
+
+    /// 0 for a metric that nobody defined.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.proxy.metrics.borrow().iter().find(|(known, _)| known == name).map_or(0, |(_, value)| *value)
+    }
+
+    pub(crate) fn logged(&self) -> Vec<(Level, String)> {
+        self.proxy.log.borrow().clone()
+    }
+
+    pub(crate) fn posts(&self) -> Vec<Post> {
+        self.proxy.posts.borrow().clone()
+    }
+
+    pub(crate) fn local_responses(&self) -> Vec<LocalResponse> {
+        self.proxy.local_responses.borrow().clone()
+    }
+
+    pub(crate) fn response_headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.proxy.response_headers.borrow().clone()
+    }
+}
+
+impl Host for FakeHost {
+    fn now_ns(&self) -> u64 {
+        self.proxy.now_ms.get() * 1_000_000
+    }
+
+    fn log(&self, level: Level, text: &str) {
+        self.proxy.log.borrow_mut().push((level, text.into()));
+    }
+
+    fn set_tick_ms(&self, ms: u32) {
+        self.proxy.tick_ms.set(ms);
+    }
+
+    fn configuration(&self, size: usize) -> Vec<u8> {
+        self.proxy.configuration.borrow().iter().take(size).copied().collect()
+    }
+
+    fn request_headers(&self) -> Vec<u8> {
+        self.proxy.request.borrow().clone()
+    }
+
+    fn respond(&self, status: u16, headers: &[(&str, &[u8])]) {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), value.to_vec())).collect();
+        self.proxy.local_responses.borrow_mut().push(LocalResponse { status, headers });
+    }
+
+    fn set_response_header(&self, name: &str, value: &[u8]) {
+        let mut headers = self.proxy.response_headers.borrow_mut();
+        headers.retain(|(known, _)| known != name);
+        headers.push((name.into(), value.into()));
+    }
+
+    fn post(&self, cluster: &str, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
+        if !self.proxy.can_send.get() {
+            return None;
+        }
+        let mut posts = self.proxy.posts.borrow_mut();
+        posts.push(Post { cluster: cluster.into(), path: path.into(), body: body.into(), timeout_ms });
+        u32::try_from(posts.len()).ok()
+    }
+
+    fn answer_status(&self) -> Option<u16> {
+        self.proxy.answer.borrow().0
+    }
+
+    fn answer_body(&self, size: usize) -> Vec<u8> {
+        self.proxy.answer.borrow().1.iter().take(size).copied().collect()
+    }
+
+    fn shared(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.proxy.shared.borrow().get(key).cloned()
+    }
+
+    fn set_shared(&self, key: &str, value: &[u8], cas: u32) -> bool {
+        let mut shared = self.proxy.shared.borrow_mut();
+        let known = shared.get(key).map_or(0, |(_, cas)| *cas);
+        let is_current = cas == 0 || cas == known;
+        if is_current {
+            shared.insert(key.into(), (value.into(), known + 1));
+        }
+        is_current
+    }
+
+    fn define(&self, _: MetricKind, name: &str) -> MetricId {
+        let mut metrics = self.proxy.metrics.borrow_mut();
+        let at = metrics.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            metrics.push((name.into(), 0));
+            metrics.len() - 1
+        });
+        u32::try_from(at).ok()
+    }
+
+    fn add(&self, metric: MetricId, n: u32) {
+        if let Some(id) = metric {
+            self.proxy.metrics.borrow_mut()[id as usize].1 += u64::from(n);
+        }
+    }
+
+    fn set(&self, metric: MetricId, value: u64) {
+        if let Some(id) = metric {
+            self.proxy.metrics.borrow_mut()[id as usize].1 = value;
+        }
+    }
+}

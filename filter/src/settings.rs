@@ -1,0 +1,178 @@
+//! The filter's configuration: JSON in, checked settings or every error at once out.
+
+use p2pcdn_core::decide::Targets;
+use p2pcdn_core::lookup::MAX_PATH_BYTES;
+use p2pcdn_core::object::Class;
+
+mod reader;
+
+use reader::Reader;
+pub use reader::{ConfigError, Problem};
+
+/// Most prefixes in `exclude`: each is compared on the request path.
+pub const MAX_EXCLUDED: usize = 64;
+
+/// What the filter does with its decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Redirects.
+    On,
+    /// Decides and counts, but redirects nothing.
+    Observe,
+    /// Neither decides nor talks to the agent.
+    Off,
+}
+
+/// Checked settings. The table of keys in `envoy-config/README.md` is this list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `agent.cluster`: the proxy's name for the agent's local socket. Required.
+    pub agent_cluster: String,
+    /// `agent.timeout_ms`: longest exchange with the agent; 1000, within 10 to 10 000.
+    pub agent_timeout_ms: u32,
+    /// `tick_ms`: time between exchanges with the agent; 250, within 25 to 2000.
+    pub tick_ms: u32,
+    /// `min_bytes`: smallest object worth a redirect; 8192, at most 1 GiB.
+    pub min_bytes: u64,
+    /// `max_objects`: most objects in the table of each VM, at up to 72 bytes; 1 048 576, within 1 to 8 388 608.
+    pub max_objects: usize,
+    /// `target.requests_per_s`, `target.egress_bytes_per_s`, `target.in_flight`: what the site carries itself; 0, none.
+    /// `pure_balancer_at`: multiple of a target beyond which all that can be is redirected; 5, within 1 to 1000, or 0, never.
+    pub targets: Targets,
+    /// `in_flight_limit`: requests in flight in this proxy beyond which all that can be is redirected at once; 0, none.
+    pub in_flight_limit: u32,
+    /// `stay_local_s`: in every such period, the first request for an object stays in each VM; 10 s, at most 3600; 0, never.
+    pub stay_local_s: u32,
+    /// `classes`: what may be redirected; all of `image`, `media`, `font`, `archive`.
+    pub classes: Vec<Class>,
+    /// `exclude`: path prefixes that are never redirected, at most [`MAX_EXCLUDED`]; none.
+    pub exclude: Vec<String>,
+    /// `mode`: `on`, `observe` or `off`; `on`.
+    pub mode: Mode,
+}
+
+impl Settings {
+    /// Reads the configuration, or says everything that is wrong with it.
+    pub fn parse(json: &[u8]) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader::new(json)?;
+        let settings = Self::read(&mut reader);
+        reader.finish()?;
+        Ok(settings)
+    }
+
+    fn read(read: &mut Reader) -> Self {
+        Self {
+            agent_cluster: read.required_text("agent.cluster", 255),
+            agent_timeout_ms: read.number("agent.timeout_ms", 1000, 10, 10_000),
+            tick_ms: read.number("tick_ms", 250, 25, 2000),
+            min_bytes: read.number("min_bytes", 8192, 0, 1 << 30),
+            max_objects: read.number("max_objects", 1 << 20, 1, 1 << 23),
+            targets: Targets {
+                requests_per_s: read.number("target.requests_per_s", 0, 0, u32::MAX.into()),
+                egress_bytes_per_s: read.number("target.egress_bytes_per_s", 0, 0, 1 << 50),
+                in_flight: read.number("target.in_flight", 0, 0, u32::MAX.into()),
+                pure_balancer_at: read.factor("pure_balancer_at", 5.0, 1.0, 1000.0),
+            },
+            in_flight_limit: read.number("in_flight_limit", 0, 0, u32::MAX.into()),
+            stay_local_s: read.number("stay_local_s", 10, 0, 3600),
+            classes: read.words("classes", &Class::ALL.map(|class| (class.name(), class))),
+            exclude: read.prefixes("exclude", MAX_EXCLUDED, MAX_PATH_BYTES),
+            mode: read.word("mode", Mode::On, &[("on", Mode::On), ("observe", Mode::Observe), ("off", Mode::Off)]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn errors(json: &str) -> Vec<String> {
+        Settings::parse(json.as_bytes()).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_the_agents_cluster_is_required() {
+        let settings = Settings::parse(br#"{"agent": {"cluster": "p2pcdn_agent"}}"#).unwrap();
+        assert_eq!((settings.tick_ms, settings.min_bytes, settings.stay_local_s), (250, 8192, 10));
+        assert_eq!((settings.mode, settings.classes.len()), (Mode::On, 4));
+        assert_eq!(settings.targets, Targets { pure_balancer_at: 5.0, ..Targets::default() });
+        assert_eq!(errors("{}"), ["agent.cluster: is required"]);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let json = br#"{
+            "agent": {"cluster": "a", "timeout_ms": 500}, "tick_ms": 100, "min_bytes": 1, "max_objects": 2,
+            "target": {"requests_per_s": 3, "egress_bytes_per_s": 4.0, "in_flight": 5}, "pure_balancer_at": 2.5,
+            "in_flight_limit": 6, "stay_local_s": 7, "classes": ["font"], "exclude": ["/private/"], "mode": "observe"
+        }"#;
+        let settings = Settings::parse(json).unwrap();
+        let expected = Settings {
+            agent_cluster: "a".into(),
+            agent_timeout_ms: 500,
+            tick_ms: 100,
+            min_bytes: 1,
+            max_objects: 2,
+            targets: Targets { requests_per_s: 3, egress_bytes_per_s: 4, in_flight: 5, pure_balancer_at: 2.5 },
+            in_flight_limit: 6,
+            stay_local_s: 7,
+            classes: vec![Class::Font],
+            exclude: vec!["/private/".into()],
+            mode: Mode::Observe,
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once() {
+        let json = r#"{
+            "agent": {"timeout": 5}, "tick_ms": 1, "target": {"requests_per_s": "many", "egress_bytes_per_s": 0.5},
+            "pure_balancer_at": 0.5, "classes": ["image", "script"], "exclude": ["private"], "mode": "maybe", "zzz": null
+        }"#;
+        let expected = [
+            "agent.cluster: is required",
+            "tick_ms: must be within 25 to 2000",
+            "target.requests_per_s: must be a whole number",
+            "target.egress_bytes_per_s: must be a whole number",
+            "pure_balancer_at: must be 0 or within 1 to 1000",
+            "classes: must be a list of different words out of: image, media, font, archive",
+            "exclude: must be a list of at most 64 paths that begin with / and have at most 1024 bytes",
+            "mode: must be one of: on, observe, off",
+            "agent.timeout: is not a setting of this filter; did you mean agent.timeout_ms?",
+            "zzz: is not a setting of this filter",
+        ];
+        assert_eq!(errors(json), expected);
+    }
+
+    #[test]
+    fn the_table_of_keys_is_complete_and_the_shipped_configuration_is_accepted() {
+        let table = include_str!("../../envoy-config/README.md").split_once("## Keys of the filter").unwrap().1;
+        let rows = table.split_once("## ").unwrap().0.lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut reader = Reader::new(b"{}").unwrap();
+        Settings::read(&mut reader);
+        assert_eq!(rows.map(|row| row.split_once('`').unwrap().0).collect::<Vec<_>>(), reader.asked());
+
+        let site = include_str!("../../envoy-config/site.yaml").split_once("value: |").unwrap().1;
+        let json = site.split_once("vm_config:").unwrap().0;
+        let settings = Settings::parse(json.as_bytes()).unwrap();
+        assert_eq!(settings, Settings::parse(br#"{"agent": {"cluster": "p2pcdn_agent"}}"#).unwrap());
+    }
+
+    #[test]
+    fn sections_and_the_whole_have_to_be_objects() {
+        assert_eq!(errors(r#"{"agent": "p2pcdn_agent"}"#), ["agent: must be an object", "agent.cluster: is required"]);
+        assert_eq!(errors("[]"), ["configuration: must be an object"]);
+        assert_eq!(errors("{"), ["configuration: is not JSON: EOF while parsing an object at line 1 column 1"]);
+        assert_eq!(errors(""), ["agent.cluster: is required"]);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_configurations_never_panic(bytes: Vec<u8>, number: f64, text: String) {
+            let _ = Settings::parse(&bytes);
+            let value = serde_json::json!({"agent": {"cluster": text}, "tick_ms": number, "min_bytes": number, "mode": text});
+            let _ = Settings::parse(value.to_string().as_bytes());
+        }
+    }
+}

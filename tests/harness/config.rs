@@ -1,0 +1,63 @@
+//! The configuration files of a site: what an operator would write for it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// The agent's settings file. Each key is a path, as in `site.domain`; strings, numbers and lists of them read the same in JSON and TOML.
+pub(crate) fn agent_toml(settings: &BTreeMap<String, Value>) -> String {
+    let mut toml = String::new();
+    let mut open = "";
+    for (key, value) in settings {
+        let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+        if table != open {
+            toml += &format!("\n[{table}]\n");
+            open = table;
+        }
+        toml += &format!("{name} = {value}\n");
+    }
+    toml
+}
+
+/// The shipped Envoy configuration with each example replaced by the value of one site.
+///
+/// # Errors
+/// [`Error::Marker`] if the configuration no longer has one of the examples.
+pub(crate) fn envoy_yaml(shipped: &str, edits: &BTreeMap<&'static str, String>) -> Result<String, Error> {
+    let mut yaml = shipped.to_owned();
+    for (example, value) in edits {
+        if !yaml.contains(example) {
+            return Err(Error::Marker(example));
+        }
+        yaml = yaml.replace(example, value);
+    }
+    Ok(yaml)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn settings_become_tables() {
+        let settings = [
+            ("peers.invited", json!(["b:1", "c:2"])),
+            ("site.domain", json!("a:1")),
+            ("site.max_age", json!("5m")),
+            ("egress.allow_private", json!(true)),
+        ];
+        let settings = settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        let want = "\n[egress]\nallow_private = true\n\n[peers]\ninvited = [\"b:1\",\"c:2\"]\n\n[site]\ndomain = \"a:1\"\nmax_age = \"5m\"\n";
+        assert_eq!(agent_toml(&settings), want);
+    }
+
+    #[test]
+    fn an_example_that_is_gone_is_noticed() {
+        let edits = BTreeMap::from([("port: 1", "port: 20".to_owned())]);
+        assert_eq!(envoy_yaml("a: { port: 1 }", &edits).unwrap(), "a: { port: 20 }");
+        assert!(matches!(envoy_yaml("a: { port: 2 }", &edits), Err(Error::Marker("port: 1"))));
+    }
+}

@@ -1,0 +1,97 @@
+//! A replica that rots at its host is withdrawn; no client ever gets its bytes.
+
+use std::path::PathBuf;
+
+use http::HeaderMap;
+use p2pcdn_core::object::Sha256;
+use p2pcdn_tests::{Site, poll};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::support::{
+    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, busy, fetch, fill, get, lab, load, location, observe,
+    redirect, redirects_to, replica_url,
+};
+
+/// Where a host keeps these bytes.
+fn blob(host: &Site, sha256: Sha256) -> PathBuf {
+    let hex = sha256.to_string();
+    host.directory().join("state/replicas/blobs").join(&hex[..2]).join(hex)
+}
+
+/// Turns over one bit.
+fn damage(host: &Site, sha256: Sha256) {
+    let mut bytes = std::fs::read(blob(host, sha256)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(blob(host, sha256), bytes).unwrap();
+}
+
+async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
+    let objects = site.local("/v1/objects").await.map_err(|e| e.to_string())?;
+    let objects: Value = serde_json::from_slice(objects.body()).map_err(|e| e.to_string())?;
+    let object = objects.as_array().into_iter().flatten().find(|o| o["path"] == path).ok_or("no such object")?;
+    Ok(object["holders"].as_array().cloned().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_damaged_replica_is_withdrawn_and_its_clients_are_served_by_the_origin() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    // Offers are renewed slowly enough for the time without the replica to be seen.
+    sites[0].set("lab.time_scale", 0.5);
+    fill(&sites[0], 3);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+    let object = alpha.content.objects().swap_remove(1);
+    let sha256 = object.versions[0];
+    let url = location(&redirect(&lab.client, alpha, &object.path).await);
+    assert_eq!(body_digest(&fetch(&lab.client, &url).await), sha256);
+
+    let start = Instant::now();
+    damage(beta, sha256);
+    let back = get(&lab.client, &url, &HeaderMap::new()).await;
+    assert_eq!(back.status(), 302);
+    assert_eq!(location(&back), format!("https://{}/.well-known/p2pcdn/v1/back{}", alpha.domain, object.path));
+    assert_eq!(body_digest(&fetch(&lab.client, &url).await), sha256);
+    poll(PATIENCE, "withdrawal", async || match holders(alpha, &object.path).await {
+        Ok(holders) if holders.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+
+    // It comes back whole.
+    poll(PATIENCE, "another replica", async || match holders(alpha, &object.path).await {
+        Ok(holders) if !holders.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+    let again = location(&redirect(&lab.client, alpha, &object.path).await);
+    let served = get(&lab.client, &again, &HeaderMap::new()).await;
+    assert_eq!((served.status().as_u16(), body_digest(&served)), (200, sha256));
+    let (tally, _) = observe(&load, alpha, start, IN_A_ROW).await;
+    assert_sound(&tally);
+}
+
+#[tokio::test]
+async fn what_rotted_while_the_host_was_down_is_found_before_it_is_served() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    fill(&sites[0], 2);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &mut sites;
+    let object = alpha.content.objects().swap_remove(0);
+    let sha256 = object.versions[0];
+    let url = replica_url(beta, alpha, sha256, &object.path);
+    assert_eq!(body_digest(&get(&lab.client, &url, &HeaderMap::new()).await), sha256);
+
+    // Nobody offers it anew meanwhile.
+    alpha.agent.stop().await.unwrap();
+    beta.agent.stop().await.unwrap();
+    damage(beta, sha256);
+    beta.start_agent().unwrap();
+    beta.ready().await.unwrap();
+    assert_eq!(get(&lab.client, &url, &HeaderMap::new()).await.status(), 302);
+}

@@ -1,0 +1,178 @@
+//! From the first start of three sites to the last figure.
+
+use p2pcdn_tests::{
+    Lab, Site, invite_each_other,
+    load::{Generator, Sample},
+    poll,
+};
+use serde_json::Value;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::{
+    DemoArgs, DemoError, content,
+    figures::{Death, EXTREME, Figures, HOST_KILLED, IDLE, Phase, RAMP, RECOVERY, TARGET, Window},
+    report,
+    screen::{Line, pulse},
+};
+
+/// How long it may take until both hosts hold everything.
+const PLACEMENT: Duration = Duration::from_secs(120);
+/// How often the screen changes.
+const FRAME: Duration = Duration::from_millis(250);
+/// From the start of its phase to the death of the host, so that requests in flight belong to that phase.
+const BEFORE_DEATH: Duration = Duration::from_secs(2);
+
+/// Plays every phase and reports; the sites run on, except for beta, which was killed.
+pub(super) async fn everything(lab: &Lab, sites: &mut [Site; 3], args: &DemoArgs) -> Result<(), DemoError> {
+    content::fill(&sites[0].content, args.content.as_deref())?;
+    invite_each_other(sites);
+    start(sites).await?;
+
+    let origin = sites[0].domain.clone();
+    let generator = Generator::new(lab.client.clone(), origin.clone(), sites[0].content.clone());
+    let mut stage = Stage { generator, origin, samples: Vec::new(), windows: Vec::new() };
+    stage.generator.offer(IDLE.offered_rps);
+    placed(sites).await?;
+    for phase in [&IDLE, &RAMP, &EXTREME] {
+        stage.play(phase, sites).await?;
+    }
+    let died = stage.play_death(sites).await?;
+    stage.play(&RECOVERY, sites).await?;
+
+    let Stage { generator, mut samples, windows, origin } = stage;
+    samples.extend(generator.finish().await);
+    let death = Death { replica_name: &sites[1].replica_name, at: died };
+    let hosts = [&sites[1].replica_name, &sites[2].replica_name];
+    let figures = Figures::new(&origin, &hosts, &samples, &windows, &death);
+    if let Some(path) = &args.json {
+        report::write(&figures, path)?;
+    }
+    report::print(&figures)
+}
+
+async fn start(sites: &mut [Site]) -> Result<(), DemoError> {
+    let line = Line::begin("start", sites.len() as u64);
+    for site in sites.iter_mut() {
+        site.edit(r#""requests_per_s": 0"#, format!(r#""requests_per_s": {TARGET}"#));
+        // So that no lease is what limits the demo.
+        site.set("host.lease", "1GB");
+        site.start_agent()?;
+        site.start_envoy()?;
+    }
+    for (at, site) in sites.iter_mut().enumerate() {
+        line.show(at as u64, format!("{} is starting", site.name));
+        site.ready().await?;
+    }
+    let domains: Vec<_> = sites.iter().map(|site| format!("https://{}", site.domain)).collect();
+    line.end(&format!("three sites, each an Envoy and an agent: {}", domains.join(", ")));
+    Ok(())
+}
+
+/// Waits until alpha knows that both hosts hold every object, and that both answer.
+async fn placed(sites: &[Site; 3]) -> Result<(), DemoError> {
+    let [alpha, beta, gamma] = sites;
+    let objects = alpha.content.len() as u64;
+    let bytes: u64 = alpha.content.objects().iter().map(|o| o.size).sum();
+    let line = Line::begin("replicas", 2 * objects);
+    let begun = Instant::now();
+    poll(PLACEMENT, "replica of everything at both hosts", async || {
+        let status = alpha.status().await?;
+        let (holds, weights) =
+            [beta, gamma].map(|host| holding(&status, host)).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        let held = holds.iter().sum();
+        let state = format!("{held} of {} verified, {} in the table", 2 * objects, number(&status, "/table/objects"));
+        line.show(held, state.clone());
+        if held >= 2 * objects && weights.iter().all(|weight| *weight > 0) { Ok(()) } else { Err(Placing::Yet(state)) }
+    })
+    .await?;
+    line.end(&format!(
+        "{objects} objects, {:.1} MB, verified at beta and at gamma after {:.1} s",
+        bytes as f64 / 1e6,
+        begun.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// How many objects a host holds and which weight it has, as a status says.
+fn holding(status: &Value, host: &Site) -> (u64, u64) {
+    let peers = status["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let peer = peers.iter().find(|peer| peer["domain"] == host.domain.as_str()).unwrap_or(&Value::Null);
+    (number(peer, "/holds"), number(peer, "/weight"))
+}
+
+/// Why placement is not complete.
+#[derive(Debug, thiserror::Error)]
+enum Placing {
+    #[error("{0}")]
+    Yet(String),
+    #[error(transparent)]
+    Lab(#[from] p2pcdn_tests::Error),
+}
+
+fn number(status: &Value, pointer: &str) -> u64 {
+    status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The load generator and what it has seen.
+struct Stage {
+    generator: Generator,
+    origin: http::uri::Authority,
+    samples: Vec<Sample>,
+    windows: Vec<Window>,
+}
+
+impl Stage {
+    async fn play(&mut self, phase: &'static Phase, sites: &mut [Site]) -> Result<(), DemoError> {
+        self.generator.offer(phase.offered_rps);
+        let line = Line::begin(phase.name, (phase.settle + phase.measure).as_millis() as u64);
+        self.measure(phase, line, Instant::now(), sites).await
+    }
+
+    /// Kills beta, and returns when.
+    async fn play_death(&mut self, sites: &mut [Site; 3]) -> Result<Instant, DemoError> {
+        let phase = &HOST_KILLED;
+        self.generator.offer(phase.offered_rps);
+        let line = Line::begin(phase.name, phase.measure.as_millis() as u64);
+        let begun = Instant::now();
+        self.watch(&line, begun, begun + BEFORE_DEATH, sites).await?;
+        let died = Instant::now();
+        sites[1].kill();
+        self.measure(phase, line, begun, sites).await?;
+        Ok(died)
+    }
+
+    /// Watches a phase that began at `begun` to its end, and takes down which requests count for it.
+    async fn measure(
+        &mut self,
+        phase: &'static Phase,
+        line: Line,
+        begun: Instant,
+        sites: &mut [Site],
+    ) -> Result<(), DemoError> {
+        let (start, end) = (begun + phase.settle, begun + phase.settle + phase.measure);
+        self.watch(&line, begun, end, sites).await?;
+        self.windows.push(Window { phase, start, end });
+        let counted = self.samples.iter().filter(|s| (start..end).contains(&s.due));
+        let summary = pulse(&self.origin, counted, phase.measure);
+        line.end(&format!("{:.0} requests/s offered: {summary}", phase.offered_rps));
+        Ok(())
+    }
+
+    /// Shows what ends in each frame until `end`; fails if a program ends that should run.
+    async fn watch(&mut self, line: &Line, begun: Instant, end: Instant, sites: &mut [Site]) -> Result<(), DemoError> {
+        let mut shown = Instant::now();
+        while shown < end {
+            sleep_until((shown + FRAME).min(end)).await;
+            let ended = self.generator.take();
+            let span = shown.elapsed();
+            shown = Instant::now();
+            line.show(begun.elapsed().as_millis() as u64, pulse(&self.origin, &ended, span));
+            self.samples.extend(ended);
+            for site in sites.iter_mut() {
+                site.agent.check()?;
+                site.envoy.check()?;
+            }
+        }
+        Ok(())
+    }
+}
