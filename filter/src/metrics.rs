@@ -39,8 +39,8 @@ pub struct Metrics {
 impl Metrics {
     /// Defines them all in the proxy.
     pub fn define<H: Host>(host: &H) -> Self {
-        let counter = |name| host.define(MetricKind::Counter, name);
-        let gauge = |name| host.define(MetricKind::Gauge, name);
+        let counter = |name: &str| host.define(MetricKind::Counter, name);
+        let gauge = |name: &str| host.define(MetricKind::Gauge, name);
         Self {
             requests: counter("p2pcdn.requests"),
             eligible: counter("p2pcdn.eligible"),

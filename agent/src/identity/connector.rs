@@ -98,14 +98,13 @@ impl Connector {
     pub async fn connect(&self, authority: &str, timeout: Duration) -> Result<TcpStream, EgressError> {
         let deadline = Instant::now() + timeout;
         let late = || EgressError::Timeout { authority: authority.into() };
-        let addresses =
-            timeout_at(deadline, resolve(authority)).await.map_err(|_| late())?.and_then(|found| {
-                let checked = self.reachable(&found).map_err(|refused| match refused {
-                    Some(address) => EgressError::NotGlobal { authority: authority.into(), address },
-                    None => EgressError::Resolve { authority: authority.into(), source: io::ErrorKind::NotFound.into() },
-                });
-                checked.map(interleave)
-            })?;
+        let addresses = timeout_at(deadline, resolve(authority)).await.map_err(|_| late())?.and_then(|found| {
+            let checked = self.reachable(&found).map_err(|refused| match refused {
+                Some(address) => EgressError::NotGlobal { authority: authority.into(), address },
+                None => EgressError::Resolve { authority: authority.into(), source: io::ErrorKind::NotFound.into() },
+            });
+            checked.map(interleave)
+        })?;
         let mut last = io::ErrorKind::TimedOut.into();
         for (tried, address) in addresses.iter().enumerate() {
             // Whoever is left gets an equal share of the time that is left, so a dead address never costs all of it.

@@ -256,7 +256,9 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_differ_by_a_quarter_at_most() {
-        for (failures, seconds) in [(0, 1.0), (1, 1.0), (2, 2.0), (5, 16.0), (10, 300.0), (40, 300.0), (u32::MAX, 300.0)] {
+        for (failures, seconds) in
+            [(0, 1.0), (1, 1.0), (2, 2.0), (5, 16.0), (10, 300.0), (40, 300.0), (u32::MAX, 300.0)]
+        {
             for _ in 0..100 {
                 let pause = backoff(failures, MAX_PAUSE).as_secs_f64();
                 assert!((seconds * 0.75..=seconds * 1.25).contains(&pause), "{failures} failures: {pause} s");

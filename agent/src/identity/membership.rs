@@ -236,8 +236,8 @@ fn load(db: &Database) -> Result<BTreeMap<String, Standing>, MembershipError> {
 }
 
 fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipError> {
-    let stored = serde_json::from_slice(json)
-        .map_err(|source| MembershipError::Json { domain: domain.into(), source })?;
+    let stored =
+        serde_json::from_slice(json).map_err(|source| MembershipError::Json { domain: domain.into(), source })?;
     let peer = |signed: Signed, since_s| match signed.open() {
         Ok(record) => Ok(Arc::new(Peer { record, signed, since_s })),
         Err(source) => Err(MembershipError::Signed { domain: domain.into(), source }),

@@ -185,7 +185,9 @@ impl Roster {
                 *standing = Standing::Pinned(Arc::new(pinned(introduction, now_s)));
                 Introduced::Pinned
             }
-            Some(standing @ (Standing::Pinned(_) | Standing::KeyChanged { .. })) => meet_again(standing, introduction, now_s),
+            Some(standing @ (Standing::Pinned(_) | Standing::KeyChanged { .. })) => {
+                meet_again(standing, introduction, now_s)
+            }
             Some(Standing::Pending { .. }) | None => {
                 self.note_pending(record, now_s);
                 Introduced::Pending

@@ -110,8 +110,7 @@ fn build(
     if !path.starts_with('/') {
         return Err(wrong(path));
     }
-    let mut request =
-        Request::builder().method(method).uri(path).body(Empty::new()).map_err(|_| wrong(path))?;
+    let mut request = Request::builder().method(method).uri(path).body(Empty::new()).map_err(|_| wrong(path))?;
     request.headers_mut().insert(HOST, HeaderValue::from_str(authority).map_err(|_| wrong(authority))?);
     if !headers.contains_key(USER_AGENT) {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("p2pcdn/", env!("CARGO_PKG_VERSION"))));

@@ -4,13 +4,13 @@ use p2pcdn_core::decide::ONE_PPM;
 
 /// SplitMix64 (Steele and others 2014).
 #[derive(Debug)]
-pub(super) struct Draws {
+pub(crate) struct Draws {
     state: u64,
 }
 
 impl Draws {
     /// The same seed gives the same draws.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
@@ -21,7 +21,7 @@ impl Draws {
     }
 
     /// Any number but 0.
-    pub(super) fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next().max(1)
     }
 

@@ -1,11 +1,20 @@
 //! Stories of whole sites: the real Envoy, real agents, real TLS on loopback. One program, since each further one would have to be linked.
 
+mod file_server;
 mod support;
 
+mod agent_gone;
 mod alone;
+mod catching_up;
 mod changed_objects;
+mod command_line;
 mod damaged_replica;
+mod documents;
+mod filter_crash;
+mod filter_settings;
+mod hostile_input;
 mod idle;
+mod interrupted_transfer;
 mod keys;
 mod lost_host;
 mod overload;

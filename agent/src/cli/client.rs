@@ -1,0 +1,99 @@
+//! Asks the running agent over its local socket.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::http_server::read_body;
+use crate::identity::Refusal;
+use crate::settings::{LocalAddress, Settings};
+
+/// The agent that runs with these settings.
+pub(super) struct Agent<'a> {
+    address: &'a LocalAddress,
+}
+
+/// Why the agent did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody listens there.
+    #[error("no agent answers at {address}: {source}; is `p2pcdn run` running with the same settings?")]
+    Unreachable {
+        /// The local socket.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered something else than this release expects.
+    #[error("the agent's answer is not understood; are agent and command of the same release?")]
+    Malformed,
+    /// The exchange broke off.
+    #[error("talking to the agent: {0}")]
+    Http(#[from] hyper::Error),
+    /// The request could not be made.
+    #[error("talking to the agent: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// Longest answer in bytes: a list of a million objects.
+const MAX_ANSWER_BYTES: usize = 512 << 20;
+
+impl<'a> Agent<'a> {
+    pub(super) fn of(settings: &'a Settings) -> Self {
+        Self { address: &settings.listen.local }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    pub(super) async fn post<Q: Serialize, T: DeserializeOwned>(&self, path: &str, body: &Q) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|_| ClientError::Malformed)?;
+        self.ask(Method::POST, path, body.into()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let request = Request::builder().method(method).uri(path).header("host", "p2pcdn").body(Full::new(body))?;
+        let mut sender = self.connect().await?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = read_body(response.into_body(), MAX_ANSWER_BYTES).await.ok_or(ClientError::Malformed)?;
+        if status == StatusCode::OK {
+            return serde_json::from_slice(&body).map_err(|_| ClientError::Malformed);
+        }
+        let refusal = serde_json::from_slice::<Refusal>(&body).map(|refusal| refusal.remedy);
+        Err(ClientError::Refused(refusal.unwrap_or_else(|_| String::from_utf8_lossy(&body).trim().to_owned())))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+        let unreachable = |address: String| move |source| ClientError::Unreachable { address, source };
+        match self.address {
+            LocalAddress::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(unreachable(address.to_string()))?;
+                handshake(stream).await
+            }
+            LocalAddress::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(unreachable(path.display().to_string()))?;
+                handshake(stream).await
+            }
+        }
+    }
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}

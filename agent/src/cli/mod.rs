@@ -1,0 +1,143 @@
+//! The command line: `p2pcdn <command>`.
+
+mod check;
+mod client;
+mod init;
+mod peer;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::run::RunError;
+use crate::settings::{Settings, SettingsErrors};
+use crate::{shutdown, telemetry};
+use client::ClientError;
+use init::InitError;
+
+/// Sites carry each other's static content under load.
+///
+/// Start with `p2pcdn init`, which writes a commented agent.toml; then `p2pcdn check-config`, `p2pcdn run`, and on both sides
+/// `p2pcdn peer add DOMAIN`. `p2pcdn status` shows how it goes.
+#[derive(Debug, Parser)]
+#[command(name = "p2pcdn", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The agent's settings.
+    #[arg(long, short, global = true, value_name = "FILE", env = "P2PCDN_CONFIG", default_value = "agent.toml")]
+    config: PathBuf,
+    /// Override one setting, as in --set host.quota=50GB; may be repeated. P2PCDN_HOST__QUOTA=50GB does the same.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a commented agent.toml for a site.
+    ///
+    /// The file names every setting with its default. Nothing is overwritten.
+    Init(init::InitArgs),
+    /// Run the agent.
+    ///
+    /// Stops on SIGTERM or SIGINT after finishing what is under way; a second signal ends it at once.
+    Run,
+    /// Say who this site's peers are.
+    ///
+    /// Two sites are peers once each has added the other's domain. The domain's own TLS certificate proves the first contact; from
+    /// then on the peer is known by its key.
+    #[command(subcommand)]
+    Peer(peer::PeerCommand),
+    /// Show load, redirects and peers.
+    Status(show::Format),
+    /// Show this site's objects and who holds them.
+    Objects(show::Format),
+    /// Stop all redirects in every worker within a few ticks, until `resume` or a restart.
+    Pause,
+    /// Resume redirects after `pause`.
+    Resume,
+    /// Check the settings and say everything that is wrong with them.
+    CheckConfig(show::Format),
+}
+
+/// Why a command failed; each has its exit status.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("{0}")]
+    Settings(#[from] SettingsErrors),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error("starting: {0}")]
+    Start(std::io::Error),
+    #[error("writing the answer: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("writing the answer: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CliError {
+    /// 1 for what may go better next time, 2 for settings and arguments, 3 if the agent does not run, 4 if it refuses.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Settings(_) | Self::Init(_) => 2,
+            Self::Client(ClientError::Unreachable { .. }) => 3,
+            Self::Client(ClientError::Refused(_)) => 4,
+            Self::Run(_) | Self::Client(_) | Self::Start(_) | Self::Output(_) | Self::Json(_) => 1,
+        })
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("p2pcdn: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), CliError> {
+    let load = || Settings::load(&cli.common.config, &cli.common.set);
+    match cli.command {
+        Command::Init(args) => Ok(init::write(&cli.common.config, &args)?),
+        Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
+        Command::Run => run(load()?),
+        Command::Peer(command) => ask(&load()?, async |agent| peer::run(agent, command).await),
+        Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
+        Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
+        Command::Pause => ask(&load()?, async |agent| show::pause(agent).await),
+        Command::Resume => ask(&load()?, async |agent| show::resume(agent).await),
+    }
+}
+
+fn run(settings: Settings) -> Result<(), CliError> {
+    telemetry::start_logging(settings.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Start)?;
+    runtime.block_on(async {
+        let cancel = shutdown::on_signal().map_err(CliError::Start)?;
+        Ok(crate::run::run(settings, cancel).await?)
+    })
+}
+
+fn ask(
+    settings: &Settings,
+    question: impl AsyncFnOnce(&client::Agent<'_>) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start)?;
+    runtime.block_on(question(&client::Agent::of(settings)))
+}

@@ -1,0 +1,148 @@
+//! What the agent knows, as tables or as JSON.
+
+use std::io::{self, Write};
+
+use bytesize::ByteSize;
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::CliError;
+use super::client::Agent;
+use crate::identity::plain;
+use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
+use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
+use crate::replicate::holders::Health;
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Format {
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliError> {
+    let status: Status = agent.get(STATUS_PATH).await?;
+    if format.json {
+        return print_json(&status);
+    }
+    let steering = &status.steering;
+    let redirects = if steering.killed {
+        "paused (p2pcdn resume ends that)".to_owned()
+    } else if steering.pure_balancer {
+        "everything eligible (pure load balancer)".to_owned()
+    } else {
+        format!("{:.1} % of eligible requests", f64::from(steering.fraction_ppm) / 10_000.0)
+    };
+    let rates = &status.load.rates;
+    let load = format!(
+        "{:.1} requests/s ({:.1} eligible, {:.1} redirected), {} in flight, {} workers",
+        rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
+    );
+    let own = format!("{}, {} with replicas elsewhere", status.objects.own, status.table.objects);
+    let hosted = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
+    let mut facts = table();
+    facts.add_row(["site".to_owned(), format!("{} (p2pcdn {})", plain(&status.domain), plain(&status.version))]);
+    facts.add_row(["redirects".to_owned(), redirects]);
+    facts.add_row(["load".to_owned(), load]);
+    if let Some(sent) = status.load.sent_bytes_per_s {
+        facts.add_row(["egress".to_owned(), format!("{}/s", size(sent as u64))]);
+    }
+    facts.add_row(["own objects".to_owned(), own]);
+    facts.add_row(["for others".to_owned(), hosted]);
+    print(&facts)?;
+    print(&peer_table(&status.peers))
+}
+
+pub(super) async fn peers(agent: &Agent<'_>, format: Format) -> Result<(), CliError> {
+    let status: Status = agent.get(STATUS_PATH).await?;
+    if format.json { print_json(&status.peers) } else { print(&peer_table(&status.peers)) }
+}
+
+pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), CliError> {
+    let objects: Vec<ObjectStatus> = agent.get(OBJECTS_PATH).await?;
+    if format.json {
+        return print_json(&objects);
+    }
+    let mut table = table();
+    table.set_header(["path", "size", "class", "sha256", "held by"]);
+    for object in objects {
+        let digest = object.sha256.to_string();
+        table.add_row([
+            plain(&object.path),
+            size(object.size),
+            object.class.name().to_owned(),
+            digest[..12].to_owned(),
+            if object.holders.is_empty() { "nobody yet".to_owned() } else { plain(object.holders.join(", ")) },
+        ]);
+    }
+    print(&table)
+}
+
+pub(super) async fn pause(agent: &Agent<'_>) -> Result<(), CliError> {
+    let _: Status = agent.post(PAUSE_PATH, &()).await?;
+    println!("redirects end in every worker within a few ticks; p2pcdn resume brings them back");
+    Ok(())
+}
+
+pub(super) async fn resume(agent: &Agent<'_>) -> Result<(), CliError> {
+    let _: Status = agent.post(RESUME_PATH, &()).await?;
+    println!("redirects follow the load again");
+    Ok(())
+}
+
+fn peer_table(peers: &[PeerStatus]) -> Table {
+    let mut table = table();
+    table.set_header(["peer", "state", "health", "holds", "redirects", "lease", "held for it", "note"]);
+    for peer in peers {
+        let state = match peer.state {
+            PeerState::Invited => "invited",
+            PeerState::Pinned => "peer",
+            PeerState::Pending => "pending",
+            PeerState::KeyChanged => "key changed",
+        };
+        let health = match peer.health {
+            None => "-".to_owned(),
+            Some(Health::Unproven) => "unproven".to_owned(),
+            Some(Health::Down) => "down".to_owned(),
+            Some(Health::Up { weight }) => format!("up {}%", weight / 10),
+        };
+        table.add_row([
+            plain(&peer.domain),
+            state.to_owned(),
+            health,
+            peer.holds.to_string(),
+            peer.redirects.to_string(),
+            format!("{}/s", size(peer.lease_bytes_per_s)),
+            size(peer.hosted_bytes),
+            plain(&peer.note),
+        ]);
+    }
+    table
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
+}
+
+fn print(table: &Table) -> Result<(), CliError> {
+    writeln!(io::stdout(), "{table}").or_else(ignore_closed_pipe)?;
+    Ok(())
+}
+
+fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(io::stdout(), "{text}").or_else(ignore_closed_pipe)?;
+    Ok(())
+}
+
+/// `p2pcdn objects | head` is no error.
+fn ignore_closed_pipe(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}

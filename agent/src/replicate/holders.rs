@@ -1,0 +1,297 @@
+//! Who can be redirected to now: leases and first-hand health of every host, from which the weights in the table follow.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use p2pcdn_core::object::Sha256;
+use p2pcdn_core::peer::PeerRecord;
+use serde::{Deserialize, Serialize};
+
+use super::messages::LeaseGrant;
+use crate::publish::Board;
+
+/// Weight of a host in good health, in thousandths.
+pub const FULL_WEIGHT: u16 = 1000;
+/// Weight of a host that has just recovered; it doubles with every good probe.
+const RECOVERING_WEIGHT: u16 = 125;
+
+/// What is known first-hand of a host's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not probed yet.
+    #[default]
+    Unproven,
+    /// Answers; the weight is below full after a failure.
+    Up {
+        /// Thousandths.
+        weight: u16,
+    },
+    /// The last probe failed.
+    Down,
+}
+
+impl Health {
+    /// Health after one more probe.
+    pub fn after(self, good: bool) -> Self {
+        match (good, self) {
+            (false, _) => Self::Down,
+            (true, Self::Unproven) => Self::Up { weight: FULL_WEIGHT },
+            (true, Self::Down) => Self::Up { weight: RECOVERING_WEIGHT },
+            (true, Self::Up { weight }) => Self::Up { weight: weight.saturating_mul(2).min(FULL_WEIGHT) },
+        }
+    }
+
+    /// Weight in the table.
+    pub fn weight(self) -> u16 {
+        match self {
+            Self::Up { weight } => weight,
+            Self::Unproven | Self::Down => 0,
+        }
+    }
+}
+
+/// Every host that has granted a lease.
+pub struct Holders {
+    board: Arc<Board>,
+    by_domain: Mutex<BTreeMap<String, Holder>>,
+}
+
+/// One host.
+#[derive(Debug, Clone, Default)]
+pub struct Holder {
+    /// Its replica name.
+    pub replica_name: String,
+    /// Bytes per second that it grants; 0 once the grant has run out.
+    pub lease_bytes_per_s: u64,
+    /// First-hand health.
+    pub health: Health,
+    /// Redirects since the start.
+    pub redirects: u64,
+    lease_until_ms: u64,
+    redirected_ms: Option<u64>,
+    probed_ms: Option<u64>,
+    suspect: Option<Copy>,
+}
+
+/// One version of one own object, as a host should have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Path of the object.
+    pub path: String,
+    /// Digest of the version.
+    pub sha256: Sha256,
+}
+
+/// A host that is to be probed now.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Its domain.
+    pub domain: String,
+    /// Its replica name.
+    pub replica_name: String,
+    /// The copy to ask for, if clients came back for it.
+    pub suspect: Option<Copy>,
+}
+
+/// A host that has just received redirects is probed this often, and so is one that is not in full health.
+const PROBE_MS: u64 = 1_000;
+/// Any other one this often, so that the first redirect does not meet a dead host.
+const IDLE_PROBE_MS: u64 = 10_000;
+/// Hints lead to a probe at most this often.
+const HINT_MS: u64 = 250;
+/// A host receives redirects if the last one is not longer ago than this.
+const ACTIVE_MS: u64 = 10_000;
+
+impl Holders {
+    /// Nobody yet.
+    pub fn new(board: Arc<Board>) -> Self {
+        Self { board, by_domain: Mutex::default() }
+    }
+
+    /// A host has granted or renewed a lease; `now_ms` is monotonic, here and below.
+    pub fn granted(&self, peer: &PeerRecord, grant: LeaseGrant, now_ms: u64) {
+        let mut holders = self.holders();
+        let holder = holders.entry(peer.domain.clone()).or_default();
+        holder.replica_name.clone_from(&peer.replica_name);
+        holder.lease_bytes_per_s = grant.bytes_per_s;
+        holder.lease_until_ms = now_ms.saturating_add(u64::from(grant.valid_s) * 1000);
+        self.publish(&peer.domain, holder);
+    }
+
+    /// A probe has come to its end.
+    pub fn probed(&self, domain: &str, good: bool) {
+        if let Some(holder) = self.holders().get_mut(domain) {
+            let health = holder.health.after(good);
+            match (holder.health, health) {
+                (Health::Down, Health::Up { .. }) => tracing::warn!(peer = %domain, "host answers again"),
+                (Health::Unproven | Health::Up { .. }, Health::Down) => {
+                    tracing::warn!(peer = %domain, "host does not answer: no more redirects");
+                }
+                _ => {}
+            }
+            holder.health = health;
+            self.publish(domain, holder);
+        }
+    }
+
+    /// The filter has redirected to a host.
+    pub fn redirected(&self, domain: &str, requests: u32, now_ms: u64) {
+        if let Some(holder) = self.holders().get_mut(domain) {
+            holder.redirects = holder.redirects.saturating_add(u64::from(requests));
+            holder.redirected_ms = Some(now_ms);
+        }
+    }
+
+    /// A client came back for an object that this host should have: a hint to look there at once, but at most every 250 ms, since
+    /// clients can lie.
+    pub fn doubted(&self, domain: &str, suspect: Copy, now_ms: u64) {
+        if let Some(holder) = self.holders().get_mut(domain)
+            && holder.probed_ms.is_none_or(|at| now_ms.saturating_sub(at) >= HINT_MS)
+        {
+            holder.probed_ms = None;
+            holder.suspect = Some(suspect);
+        }
+    }
+
+    /// A peer is no longer one.
+    pub fn removed(&self, domain: &str) {
+        if let Some(mut holder) = self.holders().remove(domain) {
+            holder.lease_bytes_per_s = 0;
+            holder.health = Health::Down;
+            self.publish(domain, &holder);
+        }
+    }
+
+    /// Ends grants that were not renewed, and returns the hosts that are to be probed now.
+    pub fn due(&self, now_ms: u64) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (domain, holder) in self.holders().iter_mut() {
+            if holder.lease_bytes_per_s > 0 && holder.lease_until_ms <= now_ms {
+                holder.lease_bytes_per_s = 0;
+                self.publish(domain, holder);
+            }
+            let is_active = holder.redirected_ms.is_some_and(|at| now_ms.saturating_sub(at) <= ACTIVE_MS);
+            let is_steady = holder.health == Health::Up { weight: FULL_WEIGHT };
+            let period = if is_active || !is_steady { PROBE_MS } else { IDLE_PROBE_MS };
+            if holder.probed_ms.is_none_or(|at| now_ms.saturating_sub(at) >= period) {
+                holder.probed_ms = Some(now_ms);
+                let (domain, replica_name) = (domain.clone(), holder.replica_name.clone());
+                due.push(Due { domain, replica_name, suspect: holder.suspect.take() });
+            }
+        }
+        due
+    }
+
+    /// All of them, by domain.
+    pub fn list(&self) -> BTreeMap<String, Holder> {
+        self.holders().clone()
+    }
+
+    fn publish(&self, domain: &str, holder: &Holder) {
+        if !self.board.set_peer(domain, &holder.replica_name, holder.health.weight(), holder.lease_bytes_per_s) {
+            tracing::warn!(peer = %domain, "too many holders, leaving this one out of redirects");
+        }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, BTreeMap<String, Holder>> {
+        self.by_domain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2pcdn_core::lookup::HashKey;
+    use p2pcdn_core::sync::{Have, Op};
+
+    fn holders() -> (Holders, Arc<Board>) {
+        let board = Arc::new(Board::new("a.test".into(), 1, HashKey::default()));
+        (Holders::new(board.clone()), board)
+    }
+
+    fn peer() -> PeerRecord {
+        PeerRecord {
+            domain: "b.test".into(),
+            node_key: Sha256([1; 32]),
+            sequence: 1,
+            issued_s: 0,
+            expires_s: 1,
+            endpoint: "b.test".into(),
+            replica_name: "r.b.test".into(),
+            versions: vec![1],
+            capabilities: vec![],
+            contact: String::new(),
+        }
+    }
+
+    fn published(board: &Board) -> (u16, u64) {
+        let ops = board.changes_since(Have::default()).ops;
+        let last = ops.iter().rev().find_map(|op| match op {
+            Op::Holder(row) => Some((row.weight, row.lease_bytes_per_s)),
+            _ => None,
+        });
+        last.expect("a holder")
+    }
+
+    const GRANT: LeaseGrant = LeaseGrant { bytes_per_s: 10, valid_s: 30 };
+
+    #[test]
+    fn a_host_is_redirected_to_once_a_probe_has_found_it_well() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        assert_eq!(published(&board), (0, 10));
+        holders.probed("b.test", true);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10));
+    }
+
+    #[test]
+    fn one_failed_probe_ends_redirects_and_recovery_starts_slowly() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        holders.probed("b.test", true);
+        holders.probed("b.test", false);
+        assert_eq!(published(&board), (0, 10));
+        let mut weights = Vec::new();
+        for _ in 0..5 {
+            holders.probed("b.test", true);
+            weights.push(published(&board).0);
+        }
+        assert_eq!(weights, [125, 250, 500, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_lease_that_is_not_renewed_runs_out() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        holders.probed("b.test", true);
+        holders.due(29_999);
+        assert_eq!(published(&board).1, 10);
+        holders.due(30_000);
+        assert_eq!(published(&board).1, 0);
+    }
+
+    #[test]
+    fn hosts_are_probed_every_second_while_redirected_to_or_unwell() {
+        let (holders, _) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        let due = |now| !holders.due(now).is_empty();
+        assert!(due(0));
+        assert!(!due(500), "not yet");
+        assert!(due(1000), "unproven");
+        holders.probed("b.test", true);
+        assert!(!due(2000), "well and idle");
+        holders.redirected("b.test", 1, 2000);
+        assert!(due(2001));
+        assert!(!due(3000));
+        assert!(due(3001));
+        assert!(!due(12_500), "idle again");
+        let suspect = Copy { path: "/x".into(), sha256: Sha256([1; 32]) };
+        holders.doubted("b.test", suspect.clone(), 12_501);
+        assert_eq!(holders.due(12_501)[0].suspect, Some(suspect.clone()));
+        holders.doubted("b.test", suspect, 12_502);
+        assert!(!due(12_502), "clients cannot make it probe without end");
+        holders.probed("b.test", false);
+        assert!(due(13_502));
+    }
+}

@@ -1,0 +1,150 @@
+//! What origin and host say to each other, as JSON over their mutual TLS connection.
+
+use p2pcdn_core::object::Sha256;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Signed, Statement};
+
+/// POST: [`Offer`] from origin to host, answered with an [`OfferAnswer`].
+pub const OFFERS_PATH: &str = "/v1/offers";
+/// POST: [`Acknowledgements`] from host to origin, answered with [`Done`].
+pub const ACKNOWLEDGEMENTS_PATH: &str = "/v1/acknowledgements";
+/// POST: [`Withdrawals`] in either direction, answered with [`Done`].
+pub const WITHDRAWALS_PATH: &str = "/v1/withdrawals";
+/// GET: the bytes of an object, followed by its digest in hexadecimal.
+pub const OBJECTS_PATH: &str = "/v1/objects/";
+
+/// Most records, acknowledgements or withdrawals in one message.
+pub const MAX_BATCH: usize = 64;
+/// Longest message in bytes: one record of the largest object fits.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// Objects that their origin would like to have carried. An empty offer renews the lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Offer {
+    /// Signed object records, at most [`MAX_BATCH`].
+    pub records: Vec<Signed>,
+}
+
+/// A host's answer to an offer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OfferAnswer {
+    /// One verdict per record, in order.
+    pub verdicts: Vec<Verdict>,
+    /// What the host will serve for this origin.
+    pub lease: LeaseGrant,
+}
+
+/// What becomes of one offered object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verdict")]
+pub enum Verdict {
+    /// The host has it already.
+    Held {
+        /// Its signed [`Acknowledgement`].
+        acknowledgement: Signed,
+    },
+    /// The host is going to pull it and acknowledges it then.
+    Accepted,
+    /// The host does not take it.
+    Declined {
+        /// Why.
+        reason: Decline,
+    },
+}
+
+/// Why a host does not take an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Decline {
+    /// The record is malformed, not signed by the peer that offers it, or about somebody else's object.
+    #[error("the record is malformed or not the offering peer's own")]
+    BadRecord,
+    /// The record has expired.
+    #[error("the record has expired")]
+    Expired,
+    /// The host has a newer version already.
+    #[error("a newer version is held")]
+    Outdated,
+    /// Larger than the host takes.
+    #[error("larger than the host takes")]
+    TooLarge,
+    /// Of a class that the host does not take.
+    #[error("of a class that the host does not take")]
+    Class,
+    /// The host has no room left.
+    #[error("the host's quota is used up")]
+    Quota,
+    /// The host has no room left for this origin.
+    #[error("the host's quota for this origin is used up")]
+    OriginQuota,
+    /// The host has too much to pull already; ask again later.
+    #[error("the host has too much to pull already")]
+    Busy,
+    /// The host cannot write.
+    #[error("the host's store fails")]
+    Store,
+}
+
+/// The bandwidth that a host grants an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// Bytes per second that the origin may send there.
+    pub bytes_per_s: u64,
+    /// Seconds for which the grant holds unless it is renewed.
+    pub valid_s: u32,
+}
+
+/// A host's signed word that it has verified and committed an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledgement {
+    /// Digest of the acknowledged record's signed payload.
+    pub record: Sha256,
+    /// Origin of the object.
+    pub origin: String,
+    /// Path of the object.
+    pub path: String,
+    /// Digest of the object.
+    pub sha256: Sha256,
+    /// Sequence of the record.
+    pub sequence: u64,
+    /// Domain of the host.
+    pub host: String,
+}
+
+impl Statement for Acknowledgement {
+    const TYPE: &'static str = "acknowledgement";
+}
+
+/// Signed [`Acknowledgement`]s, at most [`MAX_BATCH`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Acknowledgements {
+    /// In any order.
+    pub acknowledgements: Vec<Signed>,
+}
+
+/// Copies that are no more, or shall be no more: a host tells the origin that it gives them up, or the origin tells a host to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Withdrawals {
+    /// At most [`MAX_BATCH`].
+    pub withdrawals: Vec<Withdrawal>,
+}
+
+/// One version of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// Origin of the object.
+    pub origin: String,
+    /// Path of the object.
+    pub path: String,
+    /// Digest of the version.
+    pub sha256: Sha256,
+}
+
+/// Heard and acted upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// How many of the items meant something to the receiver.
+    pub taken: usize,
+}

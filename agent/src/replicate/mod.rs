@@ -1,0 +1,46 @@
+//! How copies come to be: the origin offers, a host admits, pulls, verifies, commits and acknowledges, and only then is redirected to.
+//!
+//! [`messages`] are what both sides say. On the origin's side [`share`] offers what peers lack, [`holders`] judges who can be
+//! redirected to now, and [`probe`] asks them; on the host's side [`admit`] decides what is taken in and [`pull`] fetches it.
+//! [`withdraw`] takes replicas back, in the order that never leaves a redirect without bytes. [`peer_api`] is the door for all of it.
+
+pub mod admit;
+pub mod holders;
+pub mod messages;
+pub mod peer_api;
+pub mod probe;
+pub mod pull;
+pub mod share;
+pub mod withdraw;
+
+use std::num::NonZeroU32;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+/// A limit on bytes per second.
+pub struct Bandwidth {
+    limiter: DefaultDirectRateLimiter,
+    burst: u32,
+}
+
+/// Bytes that may pass at once however low the limit is: one HTTP/2 frame, four times over.
+const MIN_BURST: u32 = 64 * 1024;
+
+impl Bandwidth {
+    /// At most `bytes_per_s`, which is at least 1.
+    pub fn new(bytes_per_s: u64) -> Self {
+        let rate = NonZeroU32::new(u32::try_from(bytes_per_s).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(rate.get().max(MIN_BURST)).unwrap_or(rate);
+        Self { limiter: RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)), burst: burst.get() }
+    }
+
+    /// Waits until `bytes` may pass.
+    pub async fn take(&self, bytes: usize) {
+        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
+        while let Some(part) = NonZeroU32::new(left.min(self.burst)) {
+            // Never above the burst, so there is nothing to refuse.
+            let _ = self.limiter.until_n_ready(part).await;
+            left -= part.get();
+        }
+    }
+}

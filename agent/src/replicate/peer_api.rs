@@ -1,0 +1,148 @@
+//! What peers may ask: each route knows who asks by the key of the connection, and strangers get no further than hello.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use p2pcdn_core::object::Sha256;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+
+use super::Bandwidth;
+use super::messages::{
+    ACKNOWLEDGEMENTS_PATH, Acknowledgements, Done, LeaseGrant, MAX_BATCH, MAX_MESSAGE_BYTES, OBJECTS_PATH, OFFERS_PATH,
+    Offer, OfferAnswer, WITHDRAWALS_PATH, Withdrawals,
+};
+use super::pull::Puller;
+use super::share::Sharer;
+use crate::http_server::{Body, json, read_body};
+use crate::identity::hello::HELLO_PATH;
+use crate::identity::{Introducer, Membership, Peer, PeerIdentity, Refusal};
+use crate::store::{Replica, ReplicaStore};
+
+/// Everything that peers can ask for.
+pub struct PeerApi {
+    /// Answers hello.
+    pub introducer: Arc<Introducer>,
+    /// Who is a peer.
+    pub membership: Arc<Membership>,
+    /// The origin's side; none on a site that only hosts.
+    pub sharer: Option<Arc<Sharer>>,
+    /// The host's side.
+    pub puller: Arc<Puller>,
+    /// Replicas held for others.
+    pub store: Arc<ReplicaStore>,
+    /// Where replicas go that their origin does not want kept.
+    pub doomed: mpsc::Sender<Arc<Replica>>,
+    /// Bytes per second granted to each origin.
+    pub lease_bytes_per_s: u64,
+    /// What pulls by others may take.
+    pub upload: Arc<Bandwidth>,
+}
+
+/// Leases hold for three renewals.
+const LEASE_VALID_S: u32 = 30;
+/// Bytes read from a file at once.
+const READ_BYTES: usize = 64 * 1024;
+
+impl PeerApi {
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, identity: PeerIdentity, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if (&method, path.as_str()) == (&Method::POST, HELLO_PATH) {
+            return self.introducer.hello_route(identity, request).await;
+        }
+        let Some(peer) = self.membership.by_key(&identity.key) else {
+            return refuse(StatusCode::FORBIDDEN, "not_introduced", "say hello first");
+        };
+        let answer = match (method, path.as_str()) {
+            (Method::POST, OFFERS_PATH) => self.offered(&peer, request).await,
+            (Method::POST, ACKNOWLEDGEMENTS_PATH) => self.acknowledged(&peer, request).await,
+            (Method::POST, WITHDRAWALS_PATH) => self.withdrawn(&peer, request).await,
+            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => Ok(self.object(path).await),
+            _ => Err(refuse(StatusCode::NOT_FOUND, "no_such_route", "bring both agents to neighbouring releases")),
+        };
+        answer.unwrap_or_else(|refusal| refusal)
+    }
+
+    async fn offered(&self, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let offer: Offer = message(request).await?;
+        check_batch(offer.records.len())?;
+        let verdicts = offer.records.into_iter().map(|signed| self.puller.consider(peer, signed)).collect();
+        let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
+        Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
+    }
+
+    async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let message: Acknowledgements = message(request).await?;
+        check_batch(message.acknowledgements.len())?;
+        let Some(sharer) = &self.sharer else { return Ok(json(StatusCode::OK, &Done { taken: 0 })) };
+        let taken = message.acknowledgements.iter().filter(|signed| sharer.acknowledged(peer, signed)).count();
+        Ok(json(StatusCode::OK, &Done { taken }))
+    }
+
+    async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+        let message: Withdrawals = message(request).await?;
+        check_batch(message.withdrawals.len())?;
+        let mut taken = 0;
+        for withdrawal in &message.withdrawals {
+            if withdrawal.origin == peer.record.domain {
+                let held = self.store.find(&withdrawal.origin, &withdrawal.path);
+                if let Some(replica) = held.filter(|replica| replica.record.sha256 == withdrawal.sha256) {
+                    taken += usize::from(self.doomed.try_send(replica).is_ok());
+                }
+            } else if let Some(sharer) = &self.sharer {
+                taken += usize::from(sharer.withdrawn(peer, withdrawal));
+            }
+        }
+        Ok(json(StatusCode::OK, &Done { taken }))
+    }
+
+    async fn object(&self, path: &str) -> Response<Body> {
+        let gone = || refuse(StatusCode::NOT_FOUND, "no_such_object", "the object has changed; wait for its new offer");
+        let digest: Option<Sha256> = path.strip_prefix(OBJECTS_PATH).and_then(|hex| hex.parse().ok());
+        let Some(sharer) = &self.sharer else { return gone() };
+        let Some(object) = digest.and_then(|digest| sharer.catalogue.find_digest(&digest)) else { return gone() };
+        let catalogue = sharer.catalogue.clone();
+        let name = object.record.path.clone();
+        let opened = tokio::task::spawn_blocking(move || catalogue.directory().open_file(&name)).await;
+        let Ok(Ok((file, stamp))) = opened else { return gone() };
+        if stamp != object.stamp {
+            return gone();
+        }
+        let upload = self.upload.clone();
+        let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
+        let paced = bytes.and_then(move |bytes| {
+            let upload = upload.clone();
+            async move {
+                upload.take(bytes.len()).await;
+                Ok::<_, io::Error>(Frame::data(bytes))
+            }
+        });
+        let mut response = Response::new(StreamBody::new(paced).boxed_unsync());
+        response.headers_mut().insert(CONTENT_LENGTH, object.record.size.into());
+        response
+    }
+}
+
+async fn message<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+    let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
+    let parsed = body.and_then(|body| serde_json::from_slice(&body).ok());
+    parsed.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "malformed", "the message is too long or not of this protocol"))
+}
+
+fn check_batch(items: usize) -> Result<(), Response<Body>> {
+    if items <= MAX_BATCH {
+        return Ok(());
+    }
+    Err(refuse(StatusCode::BAD_REQUEST, "too_many", "send at most 64 items in one message"))
+}
+
+fn refuse(status: StatusCode, error: &str, remedy: &str) -> Response<Body> {
+    json(status, &Refusal { error: error.into(), remedy: remedy.into() })
+}

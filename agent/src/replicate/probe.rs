@@ -1,0 +1,85 @@
+//! Asks hosts, as a client would, for something that they hold: whoever does not answer gets no more redirects.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode};
+use p2pcdn_core::lookup::REPLICA_PREFIX;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::holders::{Copy, Due, Holders};
+use crate::clock::monotonic_ms;
+use crate::identity::Connector;
+use crate::publish::Board;
+
+/// Probes the holders of this site's objects.
+pub struct Prober {
+    /// Whose objects.
+    pub origin: String,
+    /// Where verdicts go.
+    pub holders: Arc<Holders>,
+    /// Who holds what.
+    pub board: Arc<Board>,
+    /// The way out.
+    pub connector: Arc<Connector>,
+    /// Chooses another object every time.
+    pub turn: AtomicUsize,
+}
+
+/// How often it is looked up who is due.
+const TICK: Duration = Duration::from_millis(100);
+/// A host that takes longer would make visitors wait: together with the period it bounds how long a dead host stays in the table.
+const TIMEOUT: Duration = Duration::from_millis(700);
+/// Probes at the same time.
+const MAX_PROBES: usize = 64;
+
+impl Prober {
+    /// Probes whoever is due until cancelled.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut probes = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            while probes.try_join_next().is_some() {}
+            for due in self.holders.due(monotonic_ms()) {
+                while probes.len() >= MAX_PROBES {
+                    probes.join_next().await;
+                }
+                let prober = self.clone();
+                probes.spawn(async move { prober.probe(due).await });
+            }
+        }
+    }
+
+    async fn probe(&self, due: Due) {
+        let Due { domain, replica_name, suspect } = due;
+        let any = || self.board.sample(&domain, self.turn.fetch_add(1, Ordering::Relaxed));
+        // Who holds nothing gets no redirects either.
+        let Some(Copy { path, sha256 }) = suspect.or_else(any) else { return };
+        let url = format!("{REPLICA_PREFIX}{}/{sha256}{path}", self.origin);
+        let answer = self.connector.request_web(Method::HEAD, &replica_name, &url, HeaderMap::new(), 0, TIMEOUT).await;
+        match answer.map(|answer| answer.status) {
+            Ok(StatusCode::OK) => self.holders.probed(&domain, true),
+            // The host is there but sends this object's clients back: that copy is gone.
+            Ok(StatusCode::FOUND | StatusCode::NOT_FOUND) => {
+                tracing::info!(peer = %domain, %path, "host no longer has a replica");
+                self.board.set_holder(&path, &sha256, &domain, false);
+                self.holders.probed(&domain, true);
+            }
+            Ok(status) => {
+                tracing::debug!(peer = %domain, %status, "probe");
+                self.holders.probed(&domain, false);
+            }
+            Err(error) => {
+                tracing::debug!(peer = %domain, %error, "probe");
+                self.holders.probed(&domain, false);
+            }
+        }
+    }
+}

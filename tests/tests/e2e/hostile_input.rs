@@ -1,0 +1,143 @@
+//! Whatever is sent to the agent's sockets, it goes on serving everybody else, within the memory that it had.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request};
+use p2pcdn_tests::Site;
+use p2pcdn_tests::content::noise;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{
+    PATIENCE, assert_sound, befriend, body_digest, busy, fill, get, headers, lab, load, location, redirect, redirects_to,
+};
+
+const SOCKETS: [&str; 4] = ["listen.local", "listen.replica", "listen.peer", "listen.origin"];
+/// The first bytes of PROXY protocol, version 2.
+const PROXY_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+fn inputs() -> Vec<Vec<u8>> {
+    let with = |start: &[u8], rest: &[u8]| [start, rest].concat();
+    vec![
+        noise(1, 200_000),
+        vec![0; 100_000],
+        b"GET / HTTP/1.1\r\n\r\nGET / HTTP/9.9\r\n\r\n".to_vec(),
+        with(b"GET / HTTP/1.1\r\nHost: ", &vec![b'a'; 1 << 20]),
+        with(b"GET /", &vec![b'a'; 1 << 20]),
+        b"GET / HTTP/1.1\r\n".iter().copied().chain(b"X: y\r\n".repeat(50_000)).collect(),
+        b"POST /v1/sync HTTP/1.1\r\nHost: p2pcdn\r\nContent-Length: 99999999999\r\n\r\n".to_vec(),
+        b"POST /v1/sync HTTP/1.1\r\nHost: p2pcdn\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n".to_vec(),
+        with(PROXY_V2, &noise(2, 50_000)),
+        with(PROXY_V2, b"\x21\x11\x00\x0c\x7f\0\0\x01\x7f\0\0\x01\x10\0\x20\0GET / HTTP/1.1\r\n\r\n"),
+        with(PROXY_V2, b"\x21\x11\xff\xff"),
+        with(b"\x16\x03\x01\x40\x00", &noise(3, 30_000)),
+        with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &noise(4, 50_000)),
+    ]
+}
+
+/// Sends all of it as long as the other side listens, and takes what comes back for a moment.
+async fn throw(address: &str, input: &[u8]) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // An agent that closes the connection before it has read everything is right to do so.
+    let _ = timeout(Duration::from_secs(1), stream.write_all(input)).await;
+    let _ = timeout(Duration::from_millis(20), stream.read_to_end(&mut Vec::new())).await;
+}
+
+/// Memory of the agent in KiB.
+fn memory(site: &Site) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.agent.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn garbage_on_any_socket_disturbs_nobody() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    fill(&sites[0], 2);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &mut sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+
+    for site in [&*alpha, &*beta] {
+        let before = memory(site);
+        let mut idle = Vec::new();
+        for socket in SOCKETS {
+            let address = site.setting(socket).as_str().unwrap();
+            for input in inputs() {
+                throw(address, &input).await;
+            }
+            for _ in 0..100 {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
+                idle.push(stream);
+            }
+        }
+        let grown = memory(site).saturating_sub(before);
+        assert!(grown < 64 << 10, "{} grew by {grown} KiB", site.name);
+    }
+    for site in [alpha, beta] {
+        assert!(site.agent.check().unwrap() && site.envoy.check().unwrap());
+    }
+    let url = location(&redirect(&lab.client, &sites[0], "/images/0.png").await);
+    let whole = get(&lab.client, &url, &HeaderMap::new()).await;
+    assert_eq!(body_digest(&whole), sites[0].content.objects()[0].versions[0]);
+    assert_sound(&p2pcdn_tests::tally::tally(&sites[0].domain, &load.finish().await));
+}
+
+#[tokio::test]
+async fn web_pages_cannot_use_the_local_socket() {
+    let (lab, [mut alpha]) = lab(["alpha"]);
+    alpha.start().await.unwrap();
+    let local = format!("http://{}", alpha.setting("listen.local").as_str().unwrap());
+    let pages = [
+        headers([("origin", "https://evil.example")]),
+        headers([("origin", "null")]),
+        headers([("host", "evil.example")]),
+        headers([("host", "localhost.evil.example")]),
+        headers([("sec-fetch-site", "cross-site")]),
+    ];
+    for headers in pages {
+        for (method, path) in [(Method::GET, "/v1/status"), (Method::GET, "/metrics"), (Method::POST, "/v1/pause")] {
+            let mut request = Request::builder().method(&method).uri(format!("{local}{path}")).body("".into()).unwrap();
+            request.headers_mut().extend(headers.clone());
+            assert_eq!(lab.client.send(request).await.unwrap().status(), 403, "{method} {path} {headers:?}");
+        }
+    }
+    assert_eq!(alpha.status().await.unwrap()["steering"]["killed"], json!(false));
+}
+
+#[tokio::test]
+async fn no_path_writes_a_header() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    fill(&sites[0], 2);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+    let digest = alpha.content.objects()[0].versions[0];
+    let injected = "%0d%0aset-cookie:%20a=b";
+    let prefix = "/.well-known/p2pcdn/v1";
+    let urls = [
+        alpha.url(&format!("/images/0.png{injected}")),
+        alpha.url(&format!("/{injected}/images/0.png")),
+        alpha.url(&format!("{prefix}/back/images/0.png{injected}")),
+        format!("https://{}{prefix}/r/{}{injected}/{digest}/images/0.png", beta.replica_name, alpha.domain),
+        format!("https://{}{prefix}/r/{}/{digest}/images/0.png{injected}", beta.replica_name, alpha.domain),
+        format!("https://{}{prefix}/r/evil.example/{digest}/x.png", beta.replica_name),
+        format!("https://{}{prefix}/r/{}/{digest}//evil.example/x.png", beta.replica_name, alpha.domain),
+    ];
+    for url in urls {
+        let answer = get(&lab.client, &url, &HeaderMap::new()).await;
+        assert!(!answer.headers().contains_key("set-cookie"), "{url}: {answer:?}");
+        assert!(!answer.status().is_success(), "{url}: {answer:?}");
+        let target = answer.headers().get("location").map(|target| target.to_str().unwrap().to_owned());
+        let leaves = target.as_ref().is_some_and(|t| t.contains("://") && !t.contains(alpha.domain.as_str()));
+        assert!(!leaves, "{url}: {target:?}");
+    }
+    timeout(PATIENCE, redirects_to(&load, beta)).await.unwrap();
+}
