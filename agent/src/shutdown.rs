@@ -23,6 +23,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
         token.cancel();
         next().await;
         tracing::warn!("stopping at once");
+        #[expect(clippy::disallowed_methods, reason = "the operator has asked twice")]
         std::process::exit(INTERRUPTED);
     });
     Ok(cancel)

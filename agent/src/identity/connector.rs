@@ -171,7 +171,9 @@ async fn resolve(authority: &str) -> Result<Vec<SocketAddr>, EgressError> {
     if host == "localhost" || host.ends_with(".localhost") {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    match tokio::net::lookup_host((host, port)).await {
+    #[expect(clippy::disallowed_methods, reason = "this is the one connector")]
+    let found = tokio::net::lookup_host((host, port)).await;
+    match found {
         Ok(found) => Ok(found.collect()),
         Err(source) => Err(EgressError::Resolve { authority: authority.into(), source }),
     }

@@ -146,7 +146,8 @@ impl Introducer {
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = self.membership.changed() => self.hurry(|domain, _| self.is_invited(domain)),
+                // Whoever was never tried is due anyway.
+                () = self.membership.changed() => self.hurry(|domain, contact| contact.tried() && self.is_invited(domain)),
                 () = self.wake.notified() => {}
                 Some(_) = meetings.join_next() => {}
                 () = tokio::time::sleep(self.until_next()), if meetings.len() < MAX_MEETINGS => {}
@@ -237,6 +238,10 @@ impl Introducer {
 }
 
 impl Contact {
+    fn tried(&self) -> bool {
+        self.mutual || self.failures > 0
+    }
+
     fn new(next_try: Instant) -> Self {
         Self { mutual: false, failures: 0, last_error: None, next_try, meeting: false, hurried: false }
     }

@@ -125,10 +125,7 @@ async fn the_uninvited_wait_until_they_are_accepted() {
 
 #[tokio::test]
 async fn a_hello_of_somebody_who_refused_before_is_followed_by_a_retry_at_once() {
-    let ca = Authority::new();
-    // Any pause would outlast the test.
-    let a = Site::start_with(&ca, "a", ListenerBounds::default(), 10_000.0).await;
-    let b = Site::start(&ca, "b").await;
+    let (a, b) = two_sites().await;
     a.introduce_itself();
     a.membership.invite(b.domain()).unwrap();
     until("a is refused", || a.introducer.contact(b.domain()).is_some_and(|contact| contact.failures == 1)).await;
@@ -246,7 +243,7 @@ async fn connect(
 async fn a_connection_lasts_only_while_its_key_is_pinned() {
     let ca = Authority::new();
     let bounds = ListenerBounds { stranger_life: Duration::from_millis(100), ..ListenerBounds::default() };
-    let (a, b) = (Site::start(&ca, "a").await, Site::start_with(&ca, "b", bounds, 0.01).await);
+    let (a, b) = (Site::start(&ca, "a").await, Site::start_with(&ca, "b", bounds).await);
     b.membership.invite(a.domain()).unwrap();
     b.introducer.meet(a.domain()).await.unwrap_err();
     assert!(b.membership.by_key(&a.key.public()).is_some());
@@ -265,7 +262,7 @@ async fn a_connection_lasts_only_while_its_key_is_pinned() {
 async fn one_network_gets_no_more_than_its_share_of_connections() {
     let ca = Authority::new();
     let bounds = ListenerBounds { per_prefix: 2, ..ListenerBounds::default() };
-    let site = Site::start_with(&ca, "a", bounds, 0.01).await;
+    let site = Site::start_with(&ca, "a", bounds).await;
     let key = testing::node_key();
     let mut held = Vec::new();
     for client in ["203.0.113.1:1", "203.0.113.2:1", "[2001:db8:1::1]:1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"] {

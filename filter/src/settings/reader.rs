@@ -42,6 +42,9 @@ pub enum Problem {
     /// Not a list, too long a list, or what could never match.
     #[error("must be a list of at most {0} paths that begin with / and have at most {1} bytes")]
     Prefixes(usize, usize),
+    /// The name with its section in one.
+    #[error("belongs into the object {0}, without the dot")]
+    Dotted(String),
     /// No setting of this name; perhaps this one was meant.
     #[error("is not a setting of this filter{}", .0.map_or_else(String::new, |key| format!("; did you mean {key}?")))]
     Unknown(Option<&'static str>),
@@ -147,7 +150,12 @@ impl Reader {
                     section.keys().for_each(|key| self.check_known(format!("{name}.{key}")));
                 }
                 _ if self.is_section(&name) => {}
-                _ => self.check_known(name),
+                _ => match name.split_once('.') {
+                    Some((section, _)) if self.asked.contains(&&*name) => {
+                        self.refuse(&name, Problem::Dotted(section.into()));
+                    }
+                    _ => self.check_known(name),
+                },
             }
         }
         if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
@@ -262,7 +270,8 @@ mod tests {
             [format!("target.inflight: {unknown}; did you mean target.in_flight?")]
         );
         assert_eq!(read(r#"{"taget": {"in_flight": 1}}"#), [format!("taget: {unknown}")]);
-        assert_eq!(read(r#"{"target.in_flight": 1}"#), Vec::<String>::new());
+        let dotted = "target.in_flight: belongs into the object target, without the dot";
+        assert_eq!(read(r#"{"target.in_flight": 1}"#), [dotted]);
     }
 
     #[test]

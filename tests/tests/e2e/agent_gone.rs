@@ -7,9 +7,7 @@ use p2pcdn_tests::{Signal, Site, tally::tally};
 use tokio::time::Instant;
 
 use crate::file_server;
-use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, observe, redirects_to,
-};
+use crate::support::{IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, observe, redirects_to};
 
 /// The table's time to live, an exchange that times out, and then some for a busy machine.
 const ENDED: Duration = Duration::from_secs(6);

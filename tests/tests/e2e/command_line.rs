@@ -50,7 +50,8 @@ async fn from_init_to_a_running_agent() {
 #[test]
 fn bad_settings_are_refused_with_all_errors() {
     let lab = Lab::new().unwrap();
-    let bad = "[site]\ndomain = \"Not A Domain\"\n[listen]\nlocal = \"0.0.0.0:7080\"\n[host]\nquota = \"much\"\nqouta = 1\n";
+    let bad =
+        "[site]\ndomain = \"Not A Domain\"\n[listen]\nlocal = \"0.0.0.0:7080\"\n[host]\nquota = \"much\"\nqouta = 1\n";
     std::fs::write(lab.directory().join("agent.toml"), bad).unwrap();
     for command in ["run", "check-config", "status"] {
         let (status, error) = said(&run(&lab, lab.directory(), &[command]));

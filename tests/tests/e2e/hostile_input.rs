@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, assert_sound, befriend, body_digest, busy, fill, get, headers, lab, load, location, redirect, redirects_to,
+    PATIENCE, assert_sound, befriend, body_digest, busy, fill, get, headers, lab, load, location, redirect,
+    redirects_to,
 };
 
 const SOCKETS: [&str; 4] = ["listen.local", "listen.replica", "listen.peer", "listen.origin"];

@@ -23,6 +23,9 @@ use crate::identity::{
     AboutUs, Connector, Introducer, Membership, NodeCertificate, NodeKey, OwnRecord, PeerClient, RosterBounds, Signed,
 };
 
+/// Every pause outlasts the tests, so whatever happens was caused by an event.
+const TIME_SCALE: f64 = 10_000.0;
+
 /// Everything ends when it is dropped.
 pub(super) struct Site {
     pub(super) about: AboutUs,
@@ -41,10 +44,10 @@ pub(super) struct Site {
 impl Site {
     /// A site below `HOST.localhost`.
     pub(super) async fn start(ca: &Authority, host: &str) -> Self {
-        Self::start_with(ca, host, ListenerBounds::default(), 0.01).await
+        Self::start_with(ca, host, ListenerBounds::default()).await
     }
 
-    pub(super) async fn start_with(ca: &Authority, host: &str, bounds: ListenerBounds, time_scale: f64) -> Self {
+    pub(super) async fn start_with(ca: &Authority, host: &str, bounds: ListenerBounds) -> Self {
         let host = format!("{host}.localhost");
         let (web, proxy, peers) = (bind().await, bind().await, bind().await);
         let authority = |listener: &TcpListener| format!("{host}:{}", listener.local_addr().unwrap().port());
@@ -56,7 +59,7 @@ impl Site {
         let connector = Arc::new(Connector::new(true, ca.trusting()));
         let client = Arc::new(PeerClient::new(connector.clone(), NodeCertificate::new(&key).unwrap()));
         let document = Arc::new(Mutex::new(own.signed(now_s())));
-        let introducer = Introducer::new(membership.clone(), connector, client.clone(), own, time_scale);
+        let introducer = Introducer::new(membership.clone(), connector, client.clone(), own, TIME_SCALE);
         let (introducer, counters) = (Arc::new(introducer), Arc::<ListenerCounters>::default());
 
         let cancel = CancellationToken::new();
@@ -117,7 +120,8 @@ pub(super) async fn until(what: &str, done: impl Fn() -> bool) {
 
 /// What a proxy writes in front of a connection from `client`.
 pub(super) fn proxy_header(client: &str) -> Vec<u8> {
-    let addresses: (SocketAddr, SocketAddr) = (client.parse().unwrap(), "127.0.0.1:443".parse().unwrap());
+    let client: SocketAddr = client.parse().unwrap();
+    let addresses = (client, SocketAddr::new(client.ip(), 443));
     Builder::with_addresses(Version::Two | Command::Proxy, Protocol::Stream, addresses).build().unwrap()
 }
 

@@ -1,0 +1,206 @@
+//! From a request to its verdict.
+
+use super::*;
+use crate::host::encode_pairs;
+use crate::host::fake::LocalResponse;
+use p2pcdn_core::sync::Redirected;
+use proptest::prelude::*;
+
+#[test]
+fn a_request_for_a_replicated_object_is_redirected() {
+    let mut site = Site::loaded("");
+    assert_eq!(site.get("/a.png"), Verdict::Redirected);
+    let headers = [
+        ("location", location("/a.png")),
+        ("cache-control", "no-store".into()),
+        ("referrer-policy", "no-referrer".into()),
+    ];
+    let headers = headers.map(|(name, value)| (name.into(), value.into())).to_vec();
+    assert_eq!(site.host.local_responses(), [LocalResponse { status: 307, headers }]);
+    let counted = ["requests", "eligible", "redirected"].map(|name| site.host.metric(&format!("p2pcdn.{name}")));
+    assert_eq!(counted, [2, 1, 1]);
+
+    site.root.tick();
+    let report = site.last_report();
+    assert_eq!((report.counts.requests, report.counts.eligible, report.counts.redirected), (1, 1, 1));
+    assert_eq!((report.counts.eligible_bytes, report.counts.redirected_bytes), (BYTES, BYTES));
+    assert_eq!(report.redirected_to, [Redirected { holder: 0, requests: 1, bytes: BYTES }]);
+    assert_eq!(report.hot, [(key("/a.png"), 1)]);
+}
+
+#[test]
+fn what_nobody_else_has_stays_and_so_does_what_only_the_origin_can_answer() {
+    let site = Site::loaded("");
+    assert_eq!(site.get("/c.png"), Verdict::Local);
+    assert_eq!(site.ask(&[(":method", "POST"), (":path", "/a.png")]).verdict, Verdict::Local);
+    assert_eq!(site.host.metric("p2pcdn.refused.method"), 1);
+    assert_eq!(site.locations(), Vec::<String>::new());
+}
+
+#[test]
+fn until_the_agent_has_spoken_everything_is_local() {
+    let site = Site::new("");
+    assert_eq!(site.get("/a.png"), Verdict::Local);
+    assert_eq!(Root::new(site.host.clone(), 1).request().head(), Verdict::Local);
+}
+
+#[test]
+fn the_share_that_is_redirected_is_the_one_that_the_agent_asks_for() {
+    let mut site = Site::new("");
+    site.load(Update { steering: Steering { fraction_ppm: 250_000, ..ALL }, ..update(table()) });
+    let redirected = (0..4000).filter(|_| site.get("/a.png") == Verdict::Redirected).count();
+    assert!((850..1150).contains(&redirected), "{redirected}");
+    assert_eq!(site.host.metric("p2pcdn.fraction_ppm"), 250_000);
+}
+
+#[test]
+fn a_killed_site_redirects_nothing() {
+    let mut site = Site::loaded(r#", "in_flight_limit": 1"#);
+    site.root.tick();
+    site.answer(&Update { steering: Steering { killed: true, ..ALL }, ..nothing_new() });
+    let _held = [site.ask(&[]), site.ask(&[])];
+    assert_eq!((site.get("/a.png"), site.host.metric("p2pcdn.killed")), (Verdict::Local, 1));
+}
+
+#[test]
+fn an_object_whose_freshness_is_over_stays() {
+    let mut site = Site::loaded("");
+    let fresh_until_s = (NOW_MS / 1000) as u32 + 1;
+    site.root.tick();
+    let short = Op::Object(ObjectRow { fresh_until_s, ..row("/a.png", Class::Image) });
+    site.answer(&Update { ops: vec![short], ..nothing_new() });
+    assert_eq!(site.get("/a.png"), Verdict::Redirected);
+    site.host.pass_ms(1000);
+    assert_eq!((site.get("/a.png"), site.get("/b.woff2")), (Verdict::Local, Verdict::Redirected));
+}
+
+#[test]
+fn requests_are_in_flight_until_they_are_dropped() {
+    let mut site = Site::loaded("");
+    let mut held = site.ask(&[(":method", "GET"), (":path", "/c.png")]);
+    held.head();
+    let redirected = site.ask(&[(":method", "GET"), (":path", "/a.png")]);
+    let _untouched = site.root.request();
+    site.root.tick();
+    assert_eq!((site.last_report().in_flight, site.host.metric("p2pcdn.in_flight")), (2, 2));
+    drop((held, redirected));
+    site.answer(&nothing_new());
+    site.root.tick();
+    assert_eq!((site.last_report().in_flight, site.host.metric("p2pcdn.in_flight")), (0, 0));
+}
+
+#[test]
+fn a_full_proxy_redirects_at_once_even_what_would_stay_local() {
+    let mut site = Site::new(r#", "in_flight_limit": 1, "stay_local_s": 10"#);
+    site.load(Update { steering: Steering::default(), ..update(table()) });
+    assert_eq!(site.get("/a.png"), Verdict::Local);
+    let held = site.ask(&[(":method", "GET"), (":path", "/c.png")]);
+    assert_eq!(site.get("/b.woff2"), Verdict::Redirected);
+    drop(held);
+    assert_eq!(site.get("/b.woff2"), Verdict::Local);
+}
+
+#[test]
+fn in_every_period_the_first_request_for_an_object_stays() {
+    let site = Site::loaded(r#", "stay_local_s": 10"#);
+    assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Local, Verdict::Redirected]);
+    assert_eq!(site.get("/b.woff2"), Verdict::Local);
+    site.host.pass_ms(10_000);
+    assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Local, Verdict::Redirected]);
+}
+
+#[test]
+fn excluded_paths_small_objects_and_other_classes_stay() {
+    let excluding = Site::loaded(r#", "exclude": ["/a"]"#);
+    assert_eq!((excluding.get("/a.png"), excluding.get("/b.woff2")), (Verdict::Local, Verdict::Redirected));
+    assert_eq!(excluding.host.metric("p2pcdn.excluded"), 1);
+
+    let large_only = Site::loaded(r#", "min_bytes": 100001"#);
+    assert_eq!((large_only.get("/a.png"), large_only.host.metric("p2pcdn.eligible")), (Verdict::Local, 0));
+
+    let fonts_only = Site::loaded(r#", "classes": ["font"]"#);
+    assert_eq!((fonts_only.get("/a.png"), fonts_only.get("/b.woff2")), (Verdict::Local, Verdict::Redirected));
+    let asks_for_video = [
+        (":method", "GET"),
+        (":path", "/b.woff2"),
+        ("sec-fetch-dest", "video"),
+        ("sec-fetch-mode", "no-cors"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    assert_eq!(fonts_only.ask(&asks_for_video).verdict, Verdict::Local);
+    assert_eq!(fonts_only.host.metric("p2pcdn.refused.class"), 2);
+}
+
+#[test]
+fn a_lease_that_is_used_up_keeps_requests_here_until_it_is_refilled() {
+    let mut site = Site::new("");
+    site.load(Update { lease_share_ppm: ONE_PPM / 2, ..update([table(), vec![holder(2 * BYTES)]].concat()) });
+    site.host.pass_ms(1000);
+    site.root.tick();
+    assert_eq!(site.ask(&[(":method", "HEAD"), (":path", "/a.png")]).verdict, Verdict::Redirected);
+    assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Redirected, Verdict::Local]);
+    site.host.pass_ms(500);
+    site.root.tick();
+    assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Redirected, Verdict::Local]);
+    site.host.pass_ms(500);
+    site.root.tick();
+    assert_eq!(site.get("/a.png"), Verdict::Local, "the debt of the last one is paid back first");
+}
+
+#[test]
+fn in_mode_observe_it_counts_what_it_would_do() {
+    let mut site = Site::loaded(r#", "mode": "observe""#);
+    assert_eq!(site.get("/a.png"), Verdict::Local);
+    assert_eq!((site.host.metric("p2pcdn.would_redirect"), site.host.metric("p2pcdn.redirected")), (1, 0));
+    site.root.tick();
+    let report = site.last_report();
+    assert_eq!((report.counts.eligible, report.counts.redirected, report.redirected_to.len()), (1, 0, 0));
+    assert_eq!(site.locations(), Vec::<String>::new());
+}
+
+#[test]
+fn in_mode_off_it_looks_at_nothing() {
+    let mut site = Site::new(r#", "mode": "off""#);
+    assert_eq!(site.get("/a.png"), Verdict::Local);
+    site.root.tick();
+    assert_eq!((site.host.posts(), site.host.tick_ms(), site.host.metric("p2pcdn.requests")), (vec![], 0, 0));
+}
+
+#[test]
+fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only() {
+    let mut site = Site::loaded("");
+    let back = |path| [(":method", "GET"), (":path", path)];
+    let unknown = site.ask(&back("/.well-known/p2pcdn/v1/back/c.png"));
+    unknown.complete_response();
+    site.ask(&back("/a.png")).complete_response();
+    assert_eq!((unknown.verdict, site.host.response_headers()), (Verdict::Local, vec![]));
+
+    let known = site.ask(&back("/.well-known/p2pcdn/v1/back/a.png"));
+    known.complete_response();
+    let opened = ("access-control-allow-origin".into(), b"*".to_vec());
+    assert_eq!((known.verdict, site.host.response_headers()), (Verdict::Returned, vec![opened]));
+    assert_eq!(site.host.metric("p2pcdn.returned"), 1);
+    site.root.tick();
+    assert_eq!(site.last_report().returned, [key("/a.png")]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn hostile_headers_never_panic_and_never_inject(
+        map: Vec<u8>,
+        headers in prop::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..4),
+        authority: Vec<u8>,
+    ) {
+        let site = Site::loaded("");
+        site.host.set_request_map(map);
+        prop_assert_eq!(site.root.request().head(), Verdict::Local);
+
+        let own: [(&[u8], &[u8]); 3] = [(b":method", b"GET"), (b":path", b"/a.png"), (b":authority", &authority)];
+        let hostile = headers.iter().map(|(name, value)| (&name[..], &value[..]));
+        site.host.set_request_map(encode_pairs(&own.into_iter().chain(hostile).collect::<Vec<_>>()));
+        site.root.request().head();
+        prop_assert!(site.locations().iter().all(|location| location.bytes().all(|b| (0x21..=0x7e).contains(&b))));
+    }
+}
