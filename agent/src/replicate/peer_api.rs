@@ -45,6 +45,21 @@ pub struct PeerApi {
     pub upload: Arc<Bandwidth>,
 }
 
+/// Why a request is refused; always the asking side's fault. The text is the remedy.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Fault {
+    #[error("say hello first")]
+    Stranger,
+    #[error("bring both agents to neighbouring releases")]
+    Route,
+    #[error("the message is too long or not of this protocol")]
+    Message,
+    #[error("send at most {MAX_BATCH} items in one message")]
+    Batch,
+    #[error("the object has changed; wait for its new offer")]
+    Object,
+}
+
 /// Leases hold for three renewals.
 const LEASE_VALID_S: u32 = 30;
 /// Bytes read from a file at once.
@@ -58,27 +73,30 @@ impl PeerApi {
             return self.introducer.hello_route(identity, request).await;
         }
         let Some(peer) = self.membership.by_key(&identity.key) else {
-            return refuse(StatusCode::FORBIDDEN, "not_introduced", "say hello first");
+            return Fault::Stranger.answer();
         };
         let answer = match (method, path.as_str()) {
             (Method::POST, OFFERS_PATH) => self.offered(&peer, request).await,
             (Method::POST, ACKNOWLEDGEMENTS_PATH) => self.acknowledged(&peer, request).await,
             (Method::POST, WITHDRAWALS_PATH) => self.withdrawn(&peer, request).await,
-            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => Ok(self.object(path).await),
-            _ => Err(refuse(StatusCode::NOT_FOUND, "no_such_route", "bring both agents to neighbouring releases")),
+            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => self.object(path).await,
+            _ => Err(Fault::Route),
         };
-        answer.unwrap_or_else(|refusal| refusal)
+        answer.unwrap_or_else(|fault| fault.answer())
     }
 
-    async fn offered(&self, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+    async fn offered(&self, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
         let offer: Offer = message(request).await?;
         check_batch(offer.records.len())?;
-        let verdicts = offer.records.into_iter().map(|signed| self.puller.consider(peer, signed)).collect();
+        let mut verdicts = Vec::with_capacity(offer.records.len());
+        for signed in offer.records {
+            verdicts.push(self.puller.consider(peer, signed).await);
+        }
         let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
         Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
     }
 
-    async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+    async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
         let message: Acknowledgements = message(request).await?;
         check_batch(message.acknowledgements.len())?;
         let Some(sharer) = &self.sharer else { return Ok(json(StatusCode::OK, &Done { taken: 0 })) };
@@ -86,7 +104,7 @@ impl PeerApi {
         Ok(json(StatusCode::OK, &Done { taken }))
     }
 
-    async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Response<Body>> {
+    async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
         let message: Withdrawals = message(request).await?;
         check_batch(message.withdrawals.len())?;
         let mut taken = 0;
@@ -103,17 +121,16 @@ impl PeerApi {
         Ok(json(StatusCode::OK, &Done { taken }))
     }
 
-    async fn object(&self, path: &str) -> Response<Body> {
-        let gone = || refuse(StatusCode::NOT_FOUND, "no_such_object", "the object has changed; wait for its new offer");
+    async fn object(&self, path: &str) -> Result<Response<Body>, Fault> {
         let digest: Option<Sha256> = path.strip_prefix(OBJECTS_PATH).and_then(|hex| hex.parse().ok());
-        let Some(sharer) = &self.sharer else { return gone() };
-        let Some(object) = digest.and_then(|digest| sharer.catalogue.find_digest(&digest)) else { return gone() };
+        let sharer = self.sharer.as_ref().ok_or(Fault::Object)?;
+        let object = digest.and_then(|digest| sharer.catalogue.find_digest(&digest)).ok_or(Fault::Object)?;
         let catalogue = sharer.catalogue.clone();
         let name = object.record.path.clone();
         let opened = tokio::task::spawn_blocking(move || catalogue.directory().open_file(&name)).await;
-        let Ok(Ok((file, stamp))) = opened else { return gone() };
+        let Ok(Ok((file, stamp))) = opened else { return Err(Fault::Object) };
         if stamp != object.stamp {
-            return gone();
+            return Err(Fault::Object);
         }
         let upload = self.upload.clone();
         let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
@@ -126,23 +143,28 @@ impl PeerApi {
         });
         let mut response = Response::new(StreamBody::new(paced).boxed_unsync());
         response.headers_mut().insert(CONTENT_LENGTH, object.record.size.into());
-        response
+        Ok(response)
     }
 }
 
-async fn message<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+async fn message<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Fault> {
     let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
-    let parsed = body.and_then(|body| serde_json::from_slice(&body).ok());
-    parsed.ok_or_else(|| refuse(StatusCode::BAD_REQUEST, "malformed", "the message is too long or not of this protocol"))
+    body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
 }
 
-fn check_batch(items: usize) -> Result<(), Response<Body>> {
-    if items <= MAX_BATCH {
-        return Ok(());
+fn check_batch(items: usize) -> Result<(), Fault> {
+    if items <= MAX_BATCH { Ok(()) } else { Err(Fault::Batch) }
+}
+
+impl Fault {
+    fn answer(self) -> Response<Body> {
+        let (status, error) = match self {
+            Self::Stranger => (StatusCode::FORBIDDEN, "not_introduced"),
+            Self::Route => (StatusCode::NOT_FOUND, "no_such_route"),
+            Self::Message => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::Batch => (StatusCode::BAD_REQUEST, "too_many"),
+            Self::Object => (StatusCode::NOT_FOUND, "no_such_object"),
+        };
+        json(status, &Refusal { error: error.into(), remedy: self.to_string() })
     }
-    Err(refuse(StatusCode::BAD_REQUEST, "too_many", "send at most 64 items in one message"))
-}
-
-fn refuse(status: StatusCode, error: &str, remedy: &str) -> Response<Body> {
-    json(status, &Refusal { error: error.into(), remedy: remedy.into() })
 }

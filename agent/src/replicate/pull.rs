@@ -81,11 +81,11 @@ impl Puller {
     }
 
     /// What becomes of an object that a peer offers.
-    pub fn consider(&self, origin: &Arc<Peer>, signed: Signed) -> Verdict {
-        self.admit(origin, signed).unwrap_or_else(|reason| Verdict::Declined { reason })
+    pub async fn consider(&self, origin: &Arc<Peer>, signed: Signed) -> Verdict {
+        self.admit(origin, signed).await.unwrap_or_else(|reason| Verdict::Declined { reason })
     }
 
-    fn admit(&self, origin: &Arc<Peer>, signed: Signed) -> Result<Verdict, Decline> {
+    async fn admit(&self, origin: &Arc<Peer>, signed: Signed) -> Result<Verdict, Decline> {
         let record: ObjectRecord = signed.open().map_err(|_| Decline::BadRecord)?;
         let class = record.validate().map_err(|_| Decline::BadRecord)?;
         if signed.key != origin.key() || record.origin != origin.record.domain {
@@ -98,8 +98,9 @@ impl Puller {
             if held.record.sequence > record.sequence {
                 return Err(Decline::Outdated);
             }
-            if held.record.sha256 == record.sha256 {
-                return self.renew(&record, signed);
+            if held.record.sha256 == record.sha256 && self.renew(signed.clone()).await? {
+                let acknowledgement = self.acknowledge(&record, &signed).map_err(|_| Decline::Store)?;
+                return Ok(Verdict::Held { acknowledgement });
             }
         }
         let name = signed.digest();
@@ -116,14 +117,12 @@ impl Puller {
         Ok(Verdict::Accepted)
     }
 
-    /// The bytes are here already, perhaps under an older record.
-    fn renew(&self, record: &ObjectRecord, signed: Signed) -> Result<Verdict, Decline> {
-        let acknowledgement = self.acknowledge(record, &signed).map_err(|_| Decline::Store)?;
-        self.store.renew(signed).map_err(|error| {
+    /// Notes a newer record for bytes that are here already; `false` if they are just being given up.
+    async fn renew(&self, signed: Signed) -> Result<bool, Decline> {
+        self.store.renew(signed).await.map_err(|error| {
             tracing::error!(%error, "renewing a record");
             Decline::Store
-        })?;
-        Ok(Verdict::Held { acknowledgement })
+        })
     }
 
     /// Pulls whatever was admitted until cancelled.

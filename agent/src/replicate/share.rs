@@ -199,10 +199,12 @@ impl Sharer {
         let declined = matches!(verdict, Verdict::Declined { .. });
         let pause = match verdict {
             Verdict::Held { acknowledgement } => {
-                if !self.acknowledged(peer, &acknowledgement) {
+                if self.acknowledged(peer, &acknowledgement) {
+                    ACCEPTED_AGAIN_MS
+                } else {
                     tracing::warn!(peer = %peer.record.domain, path = %record.path, "malformed acknowledgement");
+                    DECLINED_AGAIN_MS
                 }
-                DECLINED_AGAIN_MS
             }
             Verdict::Accepted => ACCEPTED_AGAIN_MS,
             Verdict::Declined { reason } => {

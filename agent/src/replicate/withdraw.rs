@@ -79,7 +79,7 @@ impl Withdrawer {
 
     async fn give_up(&self, replica: &Replica) -> Result<(), StoreError> {
         let record = &replica.record;
-        if !self.store.retire(replica)? {
+        if !self.store.retire(replica).await? {
             return Ok(());
         }
         tracing::warn!(origin = %record.origin, path = %record.path, "withdrawing a replica");

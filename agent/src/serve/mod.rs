@@ -95,7 +95,8 @@ impl ReplicaServer {
             return text(StatusCode::NOT_FOUND, "replicas are not pages\n");
         }
         let found = self.store.find(asked.origin, asked.path);
-        let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica)) else {
+        let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica))
+        else {
             return self.send_back(&asked, headers);
         };
         if !self.leases.is_open(asked.origin, monotonic_ms()) {

@@ -120,9 +120,11 @@ impl<'a> Keys<'a> {
         leaves(&self.all, "", &mut given);
         for key in given {
             // An empty table sets nothing.
-            let is_section = self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
+            let is_section =
+                self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
             if !is_section && !self.known.contains(key.as_str()) {
-                let near = self.known.iter().min_by_key(|known| distance(known, &key)).filter(|n| distance(n, &key) <= 3);
+                let near =
+                    self.known.iter().min_by_key(|known| distance(known, &key)).filter(|n| distance(n, &key) <= 3);
                 let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
                 self.reject(&key, &format!("is not a setting{hint}"));
             }

@@ -10,8 +10,8 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
-pub use keys::{KeyError, SettingsErrors};
 use keys::Keys;
+pub use keys::{KeyError, SettingsErrors};
 
 /// Checked settings; see `agent.example.toml` for each key with its default.
 #[derive(Debug, Clone)]
@@ -147,7 +147,10 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     let domain = keys.checked("site.domain", None, authority);
     let replica_name = keys.checked("public.replica_name", Some(&format!("replica.{domain}")), authority);
     if !domain.is_empty() && domain == replica_name {
-        keys.reject("public.replica_name", "must differ from site.domain: replicas need a name of their own, without cookies");
+        keys.reject(
+            "public.replica_name",
+            "must differ from site.domain: replicas need a name of their own, without cookies",
+        );
     }
     let admin = keys.checked("proxy.admin", Some(""), admin_address);
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
@@ -238,7 +241,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    text.parse::<bytesize::ByteSize>().map(|size| size.0).map_err(|_| "must be a size, as in \"10GB\" or \"8KiB\"".into())
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.0)
+        .map_err(|_| "must be a size, as in \"10GB\" or \"8KiB\"".into())
 }
 
 fn object_bytes(text: &str) -> Result<u64, String> {

@@ -28,9 +28,16 @@ fn every_error_is_reported_at_once_with_its_key() {
          [host]\nquotta = \"1GB\"\nquota = \"much\"\nclasses = [\"image\", \"html\"]\n[peers]\ninvited = \"b.test\"",
         &[],
     ));
-    for key in
-        ["site.domain", "site.max_age", "listen.local", "listen.replica", "host.quotta", "host.quota", "host.classes", "peers.invited"]
-    {
+    for key in [
+        "site.domain",
+        "site.max_age",
+        "listen.local",
+        "listen.replica",
+        "host.quotta",
+        "host.quota",
+        "host.classes",
+        "peers.invited",
+    ] {
         assert!(keys.iter().any(|k| k == key), "{key} is missing in {keys:?}");
     }
 }
@@ -54,7 +61,8 @@ fn a_file_that_is_no_toml_says_so() {
 
 #[test]
 fn flags_override_the_file() {
-    let settings = load("site.domain = \"a.test\"", &["site.domain=b.test:8443", "host.quota=1GB"]).expect("good settings");
+    let settings =
+        load("site.domain = \"a.test\"", &["site.domain=b.test:8443", "host.quota=1GB"]).expect("good settings");
     assert_eq!(settings.site.domain, "b.test:8443");
     assert_eq!(settings.host.quota_bytes, 1_000_000_000);
     assert_eq!(keys_of(load("site.domain = \"a.test\"", &["oops"])), ["oops"]);

@@ -29,6 +29,8 @@ pub struct ReplicaStore {
     db: Arc<Database>,
     blobs: Blobs,
     index: Mutex<Index>,
+    /// Held while index, metadata and blobs change together.
+    changing: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
 }
@@ -100,7 +102,13 @@ impl ReplicaStore {
                 dropped.push(key);
             }
         }
-        let store = Self { db, blobs, index: Mutex::new(index), verified: Mutex::default() };
+        let store = Self {
+            db,
+            blobs,
+            index: Mutex::new(index),
+            changing: tokio::sync::Mutex::default(),
+            verified: Mutex::default(),
+        };
         for key in dropped {
             store.remove_row(&key)?;
         }
@@ -143,10 +151,16 @@ impl ReplicaStore {
     }
 
     /// Makes a completely received object a replica, in place of an earlier version of the same path.
-    pub async fn commit(&self, incoming: Incoming, signed: Signed, reservation: Reservation) -> Result<(), IncomingError> {
+    pub async fn commit(
+        &self,
+        incoming: Incoming,
+        signed: Signed,
+        reservation: Reservation,
+    ) -> Result<(), IncomingError> {
         let replica = Replica::new(signed).map_err(StoreError::from)?;
         let digest = replica.record.sha256;
         let staged = incoming.finish().await?;
+        let _changing = self.changing.lock().await;
         let meta = self.blobs.publish(&staged, &digest).await?;
         self.verified().insert(digest, Stamp::of(&meta));
         self.insert_row(&replica)?;
@@ -156,21 +170,29 @@ impl ReplicaStore {
             index.insert(replica)
         };
         if let Some(old) = replaced {
-            self.remove_unused(&old.record.sha256).await?;
+            self.remove_unreferenced(&old.record.sha256).await?;
         }
         Ok(())
     }
 
     /// Puts a newer record of the same bytes in place of the one that is held.
-    pub fn renew(&self, signed: Signed) -> Result<(), StoreError> {
+    ///
+    /// `false` if it is not held any more.
+    pub async fn renew(&self, signed: Signed) -> Result<bool, StoreError> {
         let replica = Replica::new(signed)?;
+        let _changing = self.changing.lock().await;
+        let held = self.find(&replica.record.origin, &replica.record.path);
+        if held.is_none_or(|held| held.record.sha256 != replica.record.sha256) {
+            return Ok(false);
+        }
         self.insert_row(&replica)?;
         self.index().insert(replica);
-        Ok(())
+        Ok(true)
     }
 
     /// Stops serving a replica and forgets it; its bytes stay until [`ReplicaStore::remove_unused`].
-    pub fn retire(&self, replica: &Replica) -> Result<bool, StoreError> {
+    pub async fn retire(&self, replica: &Replica) -> Result<bool, StoreError> {
+        let _changing = self.changing.lock().await;
         let key = replica.key();
         if !self.index().remove(replica) {
             return Ok(false);
@@ -181,6 +203,11 @@ impl ReplicaStore {
 
     /// Deletes a blob that no replica refers to any more.
     pub async fn remove_unused(&self, digest: &Sha256) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        self.remove_unreferenced(digest).await
+    }
+
+    async fn remove_unreferenced(&self, digest: &Sha256) -> Result<(), StoreError> {
         if !self.index().uses(digest) {
             self.verified().remove(digest);
             self.blobs.delete(digest).await?;

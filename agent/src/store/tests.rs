@@ -63,7 +63,7 @@ impl Lab {
 
     async fn give_up(&self, origin: &str, path: &str) {
         let replica = self.store.find(origin, path).unwrap();
-        assert!(self.store.retire(&replica).unwrap());
+        assert!(self.store.retire(&replica).await.unwrap());
         self.store.remove_unused(&replica.record.sha256).await.unwrap();
     }
 
@@ -213,7 +213,7 @@ async fn a_blob_that_is_being_published_again_is_not_removed_under_it() {
     for _ in 0..20 {
         let record = lab.take_in("a.test", "/x", b"same").await;
         let replica = lab.store.find("a.test", "/x").unwrap();
-        lab.store.retire(&replica).unwrap();
+        lab.store.retire(&replica).await.unwrap();
         let (again, removed) =
             tokio::join!(lab.take_in("a.test", "/x", b"same"), lab.store.remove_unused(&record.sha256));
         removed.unwrap();
