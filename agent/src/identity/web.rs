@@ -73,6 +73,12 @@ impl Connector {
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
     }
 
+    /// Whether `authority` has closed a connection that was kept for it, within the time that it should have lasted: a sign of
+    /// trouble that comes before any request has failed. Each one is told of once.
+    pub fn lost_connection(&self, authority: &str) -> bool {
+        self.idle.drop_closed(authority)
+    }
+
     async fn exchange(
         &self,
         mut sender: Sender,
@@ -142,6 +148,14 @@ impl IdleConnections {
             }
         }
         None
+    }
+
+    fn drop_closed(&self, authority: &str) -> bool {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = idle.get_mut(authority) else { return false };
+        let before = kept.len();
+        kept.retain(|(sender, _)| !sender.is_closed());
+        kept.len() < before
     }
 
     fn put(&self, authority: &str, sender: Sender) {

@@ -154,6 +154,13 @@ impl Holders {
         }
     }
 
+    /// Has every host probed at once whose replica name is found to be in trouble.
+    pub fn hurry(&self, is_in_trouble: impl Fn(&str) -> bool) {
+        for holder in self.holders().values_mut().filter(|holder| is_in_trouble(&holder.replica_name)) {
+            holder.probed_ms = None;
+        }
+    }
+
     /// A peer is no longer one.
     pub fn removed(&self, domain: &str) {
         if let Some(mut holder) = self.holders().remove(domain) {
@@ -293,5 +300,9 @@ mod tests {
         assert!(!due(12_502), "clients cannot make it probe without end");
         holders.probed("b.test", false);
         assert!(due(13_502));
+        holders.hurry(|name| name == "r.c.test");
+        assert!(!due(13_503));
+        holders.hurry(|name| name == "r.b.test");
+        assert!(due(13_503));
     }
 }

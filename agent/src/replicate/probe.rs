@@ -29,7 +29,7 @@ pub struct Prober {
 }
 
 /// How often it is looked up who is due.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// A host that takes longer would make visitors wait: together with the period it bounds how long a dead host stays in the table.
 const TIMEOUT: Duration = Duration::from_millis(700);
 /// Probes at the same time.
@@ -47,6 +47,8 @@ impl Prober {
                 _ = tick.tick() => {}
             }
             while probes.try_join_next().is_some() {}
+            // A host that dies closes its connections: that is heard of long before the next probe is due.
+            self.holders.hurry(|replica_name| self.connector.lost_connection(replica_name));
             for due in self.holders.due(monotonic_ms()) {
                 while probes.len() >= MAX_PROBES {
                     probes.join_next().await;
