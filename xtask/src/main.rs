@@ -1,5 +1,6 @@
 //! The project's tasks, the same on a developer's machine and in CI: `cargo xtask <task>`.
 
+mod bench;
 mod check;
 mod demo;
 mod dist;
@@ -47,6 +48,10 @@ enum Task {
     /// the figures of each phase and with what was expected of them; fails if an expectation was not met.
     Demo(demo::DemoArgs),
 
+    /// Measure what the filter costs, beside what Envoy itself costs in the same run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+
     /// Run every check that CI runs: setup, build, format, clippy, docs, licences, tests.
     ///
     /// Stops at the first failing stage with that stage's exit code. The tests see the Envoy that setup chose in $ENVOY
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::everything(&layout).map(drop),
         Task::Build => dist::build(&layout),
         Task::Demo(args) => demo::run(&layout, &args),
+        Task::Bench(bench) => bench::run(&layout, &bench),
         Task::Test(args) => check::run(&layout, &args),
     };
     match outcome {
@@ -80,6 +86,8 @@ enum TaskError {
     Command(#[from] process::CommandError),
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -90,7 +98,7 @@ impl TaskError {
         match self {
             Self::Command(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
-            Self::Setup(_) | Self::Write { .. } => ExitCode::FAILURE,
+            Self::Setup(_) | Self::Bench(_) | Self::Write { .. } => ExitCode::FAILURE,
         }
     }
 }
