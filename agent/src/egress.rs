@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http_server::read_body;
 use crate::load::LoadMeter;
 use crate::settings::ProxyStats;
+use crate::telemetry::Metrics;
 
 /// The counters are read this often, and an answer has as long.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -37,9 +38,19 @@ enum StatsError {
     Timeout,
 }
 
+/// Bytes sent so far.
+#[derive(Clone, Copy)]
+struct Sent {
+    total: u64,
+    for_peers: u64,
+    at: Instant,
+}
+
 /// Feeds the load meter until cancelled.
-pub async fn run(proxy: ProxyStats, load: Arc<Mutex<LoadMeter>>, cancel: CancellationToken) {
-    let mut last: Option<(u64, Instant)> = None;
+///
+/// Replicas that are served for peers pass through the same proxy, but are not this site's own load.
+pub async fn run(proxy: ProxyStats, load: Arc<Mutex<LoadMeter>>, metrics: Arc<Metrics>, cancel: CancellationToken) {
+    let mut last: Option<Sent> = None;
     let mut failing = false;
     let mut tick = tokio::time::interval(PERIOD);
     loop {
@@ -51,12 +62,13 @@ pub async fn run(proxy: ProxyStats, load: Arc<Mutex<LoadMeter>>, cancel: Cancell
         let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
         match read.unwrap_or(Err(StatsError::Timeout)) {
             Ok(total) => {
-                let now = Instant::now();
+                let now = Sent { total, for_peers: metrics.served_bytes.get(), at: Instant::now() };
                 // A proxy that was restarted counts from zero.
-                if let Some((before, at)) = last.filter(|(before, _)| *before <= total) {
-                    load.observe_sent(total - before, now.duration_since(at).as_secs_f64());
+                if let Some(before) = last.filter(|before| before.total <= total) {
+                    let own = (total - before.total).saturating_sub(now.for_peers - before.for_peers);
+                    load.observe_sent(own, now.at.duration_since(before.at).as_secs_f64());
                 }
-                last = Some((total, now));
+                last = Some(now);
                 failing = false;
             }
             Err(error) => {

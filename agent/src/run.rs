@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,9 @@ use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
 use redb::Database;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +30,7 @@ use crate::local_api::LocalApi;
 use crate::publish::Board;
 use crate::replicate::Bandwidth;
 use crate::replicate::holders::Holders;
-use crate::replicate::peer_api::PeerApi;
+use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
 use crate::replicate::share::Sharer;
@@ -106,6 +107,7 @@ enum Local {
 
 /// Runs until cancelled, then drains.
 pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), RunError> {
+    raise_descriptor_limit();
     let state = &settings.state_directory;
     let in_state = |source| RunError::State { path: state.display().to_string(), source };
     std::fs::create_dir_all(state).map_err(in_state)?;
@@ -192,6 +194,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         doomed: doomed.clone(),
         lease_bytes_per_s: settings.host.lease_bytes_per_s,
         upload: Arc::new(Bandwidth::new(settings.share.upload_bytes_per_s)),
+        bodies: Semaphore::new(MAX_BODIES),
     });
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
@@ -203,10 +206,10 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         catalogue: catalogue.clone(),
         sharer: sharer.clone(),
         store,
-        metrics,
+        metrics: metrics.clone(),
     });
 
-    let tasks = TaskTracker::new();
+    let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
     tasks.spawn(puller.run(pulls, token()));
@@ -214,7 +217,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(withdrawer.scrub(doomed, token()));
     tasks.spawn(prober.run(token()));
     if let Some(proxy) = settings.proxy.clone() {
-        tasks.spawn(crate::egress::run(proxy, load, token()));
+        tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
     }
     if let Some(sharer) = sharer {
         tasks.spawn(sharer.run(token()));
@@ -231,7 +234,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
     let mut unix_socket = None;
     match sockets.local {
-        Local::Tcp(listener) => drop(tasks.spawn(serve(listener, answer, token()))),
+        Local::Tcp(listener) => tasks.spawn(serve(listener, answer, token())),
         Local::Unix(listener, path) => {
             unix_socket = Some(path);
             tasks.spawn(serve(listener, answer, token()));
@@ -247,14 +250,39 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     } else {
         cancel.cancelled().await;
     }
-    tasks.close();
-    tasks.wait().await;
+    tasks.tracker.close();
+    tasks.tracker.wait().await;
     if let Some(path) = unix_socket {
         // Nobody can be listening there any more.
         let _ = std::fs::remove_file(path);
     }
     tracing::info!("p2pcdn has stopped");
     Ok(outcome?)
+}
+
+/// The agent's parts. If one of them ends, all do: half an agent would let redirects go on by what it no longer checks.
+struct Tasks {
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
+        let guard = self.cancel.clone().drop_guard();
+        self.tracker.spawn(async move {
+            let _guard = guard;
+            part.await;
+        });
+    }
+}
+
+/// Each visitor of the embedded origin takes a connection and a file; the usual soft limit of 1024 is soon reached.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 impl Sockets {
@@ -281,9 +309,8 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Run
 fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
     let listen = |source| RunError::Listen { key: "listen.local", address: path.display().to_string(), source };
     // The node key's lock has shown that no other agent runs on this state, so a socket left there is a dead one.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
-        _ => {}
+    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        std::fs::remove_file(path).map_err(listen)?;
     }
     let listener = UnixListener::bind(path).map_err(listen)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listen)?;

@@ -137,6 +137,8 @@ pub struct Update {
     pub steering: Steering,
     /// This VM's share of every lease, in millionths.
     pub lease_share_ppm: u32,
+    /// Whether there is more to tell already, so that the VM had better ask again soon.
+    pub more: bool,
     /// Changes, in the order in which they happened.
     pub ops: Vec<Op>,
 }
@@ -319,6 +321,7 @@ mod tests {
             ttl_ms: 6,
             steering: Steering::default(),
             lease_share_ppm: 7,
+            more: false,
             ops,
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use p2pcdn_core::decide::{Candidate, ONE_PPM};
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::replica_table::{MAX_SET_HOLDERS, ReplicaTable, TableError};
-use p2pcdn_core::sync::{FrameError, Have, MAX_FRAME_BYTES, Progress, Report, Update, decode, encode};
+use p2pcdn_core::sync::{FrameError, Have, MAX_FRAME_BYTES, Report, Update, decode, encode};
 
 use crate::agreed::{Agreed, KEY, Load, Word, is_ahead};
 use crate::first_hand::FirstHand;
@@ -22,7 +22,7 @@ use draws::Draws;
 
 /// Where the agent takes reports.
 pub const SYNC_PATH: &str = "/v1/sync";
-/// Time between exchanges while the snapshot is being loaded.
+/// Time between exchanges while the agent has more to tell than fits one answer.
 const LOADING_TICK_MS: u32 = 25;
 /// The same cause is logged once in this time.
 const LOG_PERIOD_MS: u64 = 60_000;
@@ -100,6 +100,7 @@ pub struct Vm<H> {
     agreed_key: String,
     in_flight_elsewhere: u64,
     have: Have,
+    is_behind: bool,
     confirmed_ms: u64,
     ttl_ms: u32,
     lease_share_ppm: u32,
@@ -173,6 +174,7 @@ impl<H: Host> Vm<H> {
             agreed_key: format!("{KEY}{}", settings.agent_cluster),
             in_flight_elsewhere: 0,
             have: Have::default(),
+            is_behind: false,
             confirmed_ms: 0,
             ttl_ms: 0,
             lease_share_ppm: 0,
@@ -268,8 +270,7 @@ impl<H: Host> Vm<H> {
         match self.receive(num_headers, body_size, now_ms) {
             Ok(()) => {
                 self.reported_ms = exchange.sent_ms;
-                let is_loading = self.have.progress != Progress::Complete;
-                self.pace(if is_loading { LOADING_TICK_MS } else { self.settings.tick_ms });
+                self.pace(if self.is_behind { LOADING_TICK_MS } else { self.settings.tick_ms });
             }
             Err(error) => self.fail(&exchange.sent, error, now_ms),
         }
@@ -302,6 +303,7 @@ impl<H: Host> Vm<H> {
             self.table.apply(update.ops)?;
         }
         self.have = update.now;
+        self.is_behind = update.more;
         self.confirmed_ms = now_ms;
         self.ttl_ms = update.ttl_ms;
         self.lease_share_ppm = update.lease_share_ppm;

@@ -23,9 +23,9 @@ pub struct Described {
 
 /// Reads and hashes a file; `None` if it changed meanwhile. Blocks.
 pub fn describe(directory: &ContentDirectory, path: &str) -> io::Result<Option<Described>> {
-    let (file, before) = directory.open_file(path)?;
+    let (file, before) = directory.open_unlinked(path)?;
     let (sha256, chunks, size) = digests(file)?;
-    let (_, after) = directory.open_file(path)?;
+    let (_, after) = directory.open_unlinked(path)?;
     let described = Described { sha256, chunks, size, stamp: before };
     Ok((before == after && size == before.size()).then_some(described))
 }
@@ -57,7 +57,7 @@ mod tests {
         for size in [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES] {
             let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             std::fs::write(directory.path().join("f"), &bytes).unwrap();
-            let content = ContentDirectory::open(directory.path()).unwrap();
+            let content = ContentDirectory::at(directory.path()).unwrap();
             let described = describe(&content, "/f").unwrap().unwrap();
             assert_eq!(described.sha256.0, <[u8; 32]>::from(sha2::Sha256::digest(&bytes)));
             assert_eq!(described.chunks.len() as u64, size.div_ceil(CHUNK_BYTES));

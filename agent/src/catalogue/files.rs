@@ -5,14 +5,27 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+/// How often an opening is repeated that something else got in the way of.
+const MAX_TRIES: u32 = 16;
 
 /// The root of what the embedded origin serves.
 #[derive(Debug)]
 pub struct ContentDirectory {
+    configured: PathBuf,
+    root: RwLock<Arc<Root>>,
+}
+
+/// The directory that the configured path led to when it was opened.
+#[derive(Debug)]
+struct Root {
     path: PathBuf,
-    root: OwnedFd,
+    directory: OwnedFd,
+    identity: (u64, u64),
 }
 
 /// What tells one state of a file from another without reading it.
@@ -25,30 +38,58 @@ pub struct FileStamp {
 }
 
 impl ContentDirectory {
-    /// Opens the directory; it stays the same one even if it is renamed.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let root = File::open(path)?;
-        if !root.metadata()?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        Ok(Self { path: path.canonicalize()?, root: root.into() })
+    /// Opens the directory that the path leads to.
+    pub fn at(configured: &Path) -> io::Result<Self> {
+        let root = RwLock::new(Arc::new(Root::open(configured)?));
+        Ok(Self { configured: configured.to_owned(), root })
     }
 
-    /// Its absolute path.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Its absolute path, as when it was opened.
+    pub fn path(&self) -> PathBuf {
+        self.root().path.clone()
+    }
+
+    /// Opens the directory anew if the path now leads to another one, as after a release was switched; says whether it did.
+    pub fn follow(&self) -> io::Result<bool> {
+        let now = Root::open(&self.configured)?;
+        let is_other = now.identity != self.root().identity;
+        if is_other {
+            *self.root.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        }
+        Ok(is_other)
+    }
+
+    fn root(&self) -> Arc<Root> {
+        self.root.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens a regular file by its canonical path at the site; dotfiles and links that leave the directory are not found.
     pub fn open_file(&self, path: &str) -> io::Result<(File, FileStamp)> {
+        self.open(path, ResolveFlags::empty())
+    }
+
+    /// The same, but nothing that a link leads to: a change behind a link would not be noticed.
+    pub fn open_unlinked(&self, path: &str) -> io::Result<(File, FileStamp)> {
+        self.open(path, ResolveFlags::NO_SYMLINKS)
+    }
+
+    fn open(&self, path: &str, restriction: ResolveFlags) -> io::Result<(File, FileStamp)> {
         let relative = path.trim_start_matches('/');
         if relative.split('/').any(|segment| segment.starts_with('.')) {
             return Err(io::ErrorKind::NotFound.into());
         }
         // NONBLOCK, so that a named pipe in the directory cannot hold a thread.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = File::from(openat2(&self.root, relative, flags, Mode::empty(), resolve)?);
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | restriction;
+        let root = self.root();
+        let mut tries = 0;
+        let file = loop {
+            match openat2(&root.directory, relative, flags, Mode::empty(), resolve) {
+                // Something was renamed somewhere while a link upwards was resolved.
+                Err(Errno::AGAIN | Errno::INTR) if tries < MAX_TRIES => tries += 1,
+                opened => break File::from(opened?),
+            }
+        };
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -68,8 +109,21 @@ impl ContentDirectory {
 
     /// The path at the site of a file below the directory.
     pub fn site_path(&self, file: &Path) -> Option<String> {
-        let relative = file.strip_prefix(&self.path).ok()?.to_str()?;
+        let root = self.root();
+        let relative = file.strip_prefix(&root.path).ok()?.to_str()?;
         Some(format!("/{relative}"))
+    }
+}
+
+impl Root {
+    fn open(configured: &Path) -> io::Result<Self> {
+        let directory = File::open(configured)?;
+        let metadata = directory.metadata()?;
+        if !metadata.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Self { path: configured.canonicalize()?, directory: directory.into(), identity })
     }
 }
 
@@ -96,12 +150,33 @@ mod tests {
         std::os::unix::fs::symlink(outside.path().join("secret"), at("absolute")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", at("upwards")).unwrap();
         std::os::unix::fs::symlink("d/ok", at("link")).unwrap();
-        let directory = ContentDirectory::open(inside.path()).unwrap();
+        let directory = ContentDirectory::at(inside.path()).unwrap();
         assert!(directory.open_file("/d/ok").is_ok());
         assert!(directory.open_file("/link").is_ok());
+        assert!(directory.open_unlinked("/link").is_err());
         for bad in ["/absolute", "/upwards", "/.hidden", "/d/../../x", "/d", "/", "/nothing", "/dev/null"] {
             assert!(directory.open_file(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_directory_that_is_replaced_is_followed() {
+        let inside = tempfile::tempdir().unwrap();
+        let at = |name: &str| inside.path().join(name);
+        for release in ["one", "two"] {
+            std::fs::create_dir(at(release)).unwrap();
+            std::fs::write(at(release).join("f"), release).unwrap();
+        }
+        std::os::unix::fs::symlink("one", at("current")).unwrap();
+        let directory = ContentDirectory::at(&at("current")).unwrap();
+        let read = || std::io::read_to_string(directory.open_file("/f").unwrap().0).unwrap();
+        assert!(!directory.follow().unwrap());
+        assert_eq!(read(), "one");
+        std::fs::remove_file(at("current")).unwrap();
+        assert!(directory.follow().is_err());
+        std::os::unix::fs::symlink("two", at("current")).unwrap();
+        assert!(directory.follow().unwrap());
+        assert_eq!(read(), "two");
     }
 
     #[test]
@@ -109,7 +184,7 @@ mod tests {
         let inside = tempfile::tempdir().unwrap();
         let file = inside.path().join("f");
         std::fs::write(&file, "one").unwrap();
-        let directory = ContentDirectory::open(inside.path()).unwrap();
+        let directory = ContentDirectory::at(inside.path()).unwrap();
         let (_, before) = directory.open_file("/f").unwrap();
         std::fs::write(&file, "two!").unwrap();
         assert_ne!(directory.open_file("/f").unwrap().1, before);

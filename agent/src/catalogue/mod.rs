@@ -5,7 +5,7 @@ pub mod files;
 pub mod origin;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -34,7 +34,7 @@ pub struct Catalogue {
 #[derive(Default)]
 struct Objects {
     by_path: BTreeMap<String, Arc<OwnObject>>,
-    by_digest: HashMap<Sha256, String>,
+    by_digest: HashMap<Sha256, BTreeSet<String>>,
 }
 
 /// One version of one own object.
@@ -62,7 +62,7 @@ pub enum CatalogueError {
         source: std::io::Error,
     },
     /// The directory cannot be watched.
-    #[error("watching the content directory: {0} (see fs.inotify.max_user_watches)")]
+    #[error("watching the content directory: {0}")]
     Watch(#[from] notify::Error),
     /// The record's number could not be made durable.
     #[error(transparent)]
@@ -95,7 +95,7 @@ impl Catalogue {
     ) -> Result<Self, CatalogueError> {
         let file = |source| CatalogueError::File { path: directory.display().to_string(), source };
         Ok(Self {
-            directory: ContentDirectory::open(directory).map_err(file)?,
+            directory: ContentDirectory::at(directory).map_err(file)?,
             site,
             share,
             key,
@@ -114,7 +114,7 @@ impl Catalogue {
     /// The object with these bytes.
     pub fn find_digest(&self, digest: &Sha256) -> Option<Arc<OwnObject>> {
         let objects = self.read();
-        objects.by_path.get(objects.by_digest.get(digest)?).cloned()
+        objects.by_path.get(objects.by_digest.get(digest)?.first()?).cloned()
     }
 
     /// Every object, by path.
@@ -152,9 +152,7 @@ impl Catalogue {
         self.board.remove_object(path);
         let mut objects = self.write();
         let Some(old) = objects.by_path.remove(path) else { return };
-        if objects.by_digest.get(&old.record.sha256).is_some_and(|p| p == path) {
-            objects.by_digest.remove(&old.record.sha256);
-        }
+        objects.forget_digest(&old.record);
         drop(objects);
         self.changed.send_modify(|version| *version += 1);
     }
@@ -177,8 +175,12 @@ impl Catalogue {
         let signed = sign(&self.key, &record)?;
         self.board.put_object(&record, class);
         let mut objects = self.write();
-        objects.by_digest.insert(record.sha256, path.to_owned());
-        objects.by_path.insert(path.to_owned(), Arc::new(OwnObject { record, signed, class, stamp: described.stamp }));
+        let sha256 = record.sha256;
+        let object = Arc::new(OwnObject { record, signed, class, stamp: described.stamp });
+        if let Some(old) = objects.by_path.insert(path.to_owned(), object) {
+            objects.forget_digest(&old.record);
+        }
+        objects.by_digest.entry(sha256).or_default().insert(path.to_owned());
         drop(objects);
         self.changed.send_modify(|version| *version += 1);
         Ok(())
@@ -190,6 +192,17 @@ impl Catalogue {
 
     fn write(&self) -> RwLockWriteGuard<'_, Objects> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Objects {
+    fn forget_digest(&mut self, old: &ObjectRecord) {
+        if let Some(paths) = self.by_digest.get_mut(&old.sha256) {
+            paths.remove(&old.path);
+            if paths.is_empty() {
+                self.by_digest.remove(&old.sha256);
+            }
+        }
     }
 }
 

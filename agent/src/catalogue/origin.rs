@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use p2pcdn_core::object::content_type_of_extension;
+use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
@@ -46,8 +47,13 @@ pub async fn answer(catalogue: Arc<Catalogue>, request: Request<Incoming>) -> Re
         Ok(Err(error)) => match error.kind() {
             io::ErrorKind::IsADirectory => to_directory(request.uri().path()),
             io::ErrorKind::PermissionDenied => text(StatusCode::FORBIDDEN, "forbidden\n"),
-            io::ErrorKind::Other => failed(&path, &error),
-            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::CrossesDevices
+            | io::ErrorKind::InvalidFilename => text(StatusCode::NOT_FOUND, "not found\n"),
+            // Links that lead in a circle.
+            _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => text(StatusCode::NOT_FOUND, "not found\n"),
+            _ => failed(&path, &error),
         },
         Err(error) => failed(&path, &io::Error::other(error)),
     }

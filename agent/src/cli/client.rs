@@ -1,5 +1,8 @@
 //! Asks the running agent over its local socket.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
@@ -44,6 +47,8 @@ pub(super) enum ClientError {
     Request(#[from] http::Error),
 }
 
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(20);
 /// Longest answer in bytes: a list of a million objects.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 
@@ -62,6 +67,12 @@ impl<'a> Agent<'a> {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let late =
+            |_| ClientError::Unreachable { address: self.address.to_string(), source: ErrorKind::TimedOut.into() };
+        tokio::time::timeout(ANSWER, self.exchange(method, path, body)).await.map_err(late)?
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let request = Request::builder().method(method).uri(path).header("host", "p2pcdn").body(Full::new(body))?;
         let mut sender = self.connect().await?;
         let response = sender.send_request(request).await?;
@@ -75,14 +86,14 @@ impl<'a> Agent<'a> {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let unreachable = |address: String| move |source| ClientError::Unreachable { address, source };
+        let unreachable = |source| ClientError::Unreachable { address: self.address.to_string(), source };
         match self.address {
             LocalAddress::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(unreachable(address.to_string()))?;
+                let stream = TcpStream::connect(address).await.map_err(unreachable)?;
                 handshake(stream).await
             }
             LocalAddress::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(unreachable(path.display().to_string()))?;
+                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
                 handshake(stream).await
             }
         }

@@ -73,8 +73,8 @@ impl Connector {
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
     }
 
-    /// Whether `authority` has closed a connection that was kept for it, within the time that it should have lasted: a sign of
-    /// trouble that comes before any request has failed. Each one is told of once.
+    /// Whether `authority` has closed a connection that was kept for it: a sign of trouble that comes before any request has
+    /// failed. Each one is told of once.
     pub fn lost_connection(&self, authority: &str) -> bool {
         self.idle.drop_closed(authority)
     }

@@ -129,8 +129,9 @@ fn is_local(request: &Request<Incoming>) -> bool {
     let headers = request.headers();
     let from_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    !from_page && matches!(name, "" | "p2pcdn" | "localhost" | "127.0.0.1" | "[::1]")
+    let name = if host.starts_with('[') { host } else { host.split(':').next().unwrap_or_default() };
+    let is_ours = matches!(name, "" | "p2pcdn" | "localhost" | "127.0.0.1") || host.starts_with("[::1]");
+    !from_page && is_ours
 }
 
 fn refuse(error: &str, remedy: String) -> Response<Body> {

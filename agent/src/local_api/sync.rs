@@ -38,14 +38,16 @@ impl LocalApi {
 
     fn update(&self, report: &Report) -> Update {
         let now_ms = monotonic_ms();
-        for redirected in &report.redirected_to {
+        // Numbers of another run's table mean nothing here.
+        let is_ours = report.have.session == self.board.session();
+        for redirected in report.redirected_to.iter().filter(|_| is_ours) {
             if let Some(domain) = self.board.domain_of(redirected.holder) {
                 self.holders.redirected(&domain, redirected.requests, now_ms);
                 self.metrics.redirected(&domain, redirected.requests, redirected.bytes);
             }
         }
         self.metrics.returned.inc_by(report.returned.len() as u64);
-        for key in report.returned.iter().take(MAX_RETURNED) {
+        for key in report.returned.iter().take(MAX_RETURNED).filter(|_| is_ours) {
             if let Some((copy, holders)) = self.board.by_key(*key) {
                 holders.iter().for_each(|domain| self.holders.doubted(domain, copy.clone(), now_ms));
             }
@@ -60,6 +62,7 @@ impl LocalApi {
             ttl_ms: TABLE_TTL_MS,
             steering: load.steering(now_ms),
             lease_share_ppm: load.share_ppm(report.vm, now_ms),
+            more: changes.more,
             ops: changes.ops,
         }
     }

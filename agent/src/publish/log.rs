@@ -28,6 +28,10 @@ impl ChangeLog {
         Self { session, ..Self::default() }
     }
 
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
     pub(super) fn version(&self) -> u64 {
         self.version
     }
@@ -75,7 +79,7 @@ impl ChangeLog {
         let mut now = if known { have } else { start };
         for op in self.log.iter().skip((now.version - oldest) as usize) {
             if page.is_full() {
-                return Changes { now, clear: !known, ops: page.ops };
+                return Changes { now, clear: !known, more: true, ops: page.ops };
             }
             now.version += 1;
             match op {
@@ -88,7 +92,7 @@ impl ChangeLog {
         if now.progress != Progress::Complete {
             now.progress = self.push_snapshot(&mut page, now.progress);
         }
-        Changes { now, clear: !known, ops: page.ops }
+        Changes { now, clear: !known, more: now.progress != Progress::Complete, ops: page.ops }
     }
 
     fn push_snapshot(&self, page: &mut Page, progress: Progress) -> Progress {

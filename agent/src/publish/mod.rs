@@ -47,6 +47,8 @@ pub struct Changes {
     pub now: Have,
     /// See [`p2pcdn_core::sync::Update::clear`].
     pub clear: bool,
+    /// See [`p2pcdn_core::sync::Update::more`].
+    pub more: bool,
     /// See [`p2pcdn_core::sync::Update::ops`].
     pub ops: Vec<Op>,
 }
@@ -131,6 +133,23 @@ impl Board {
         }
         inner.log.put_holder(row);
         true
+    }
+
+    /// Forgets every copy that a peer holds.
+    pub fn forget_holder(&self, domain: &str) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let Some(peer) = inner.number(domain) else { return };
+        for object in inner.objects.values_mut() {
+            if object.holders.remove(&peer) {
+                inner.log.publish(object.row, &pick(object));
+            }
+        }
+    }
+
+    /// Which run of the agent this table belongs to.
+    pub fn session(&self) -> u64 {
+        self.inner().log.session()
     }
 
     /// Domain of a peer by the number that the filter reports.

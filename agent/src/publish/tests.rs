@@ -91,6 +91,18 @@ fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
 }
 
 #[test]
+fn a_former_peer_is_no_holder_any_more() {
+    let (board, mut vm) = (board(), Vm::new());
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.put_object(&record("/x", 1), Class::Image);
+    board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
+    board.forget_holder("b.test");
+    vm.step(&board);
+    assert_eq!(vm.holders(&board, "/x"), None);
+    assert!(!board.holds("/x", &Sha256([1; 32]), "b.test"));
+}
+
+#[test]
 fn a_vm_of_another_session_starts_again() {
     let board = board();
     board.set_peer("b.test", "r.b.test", 1000, 10);
@@ -119,6 +131,7 @@ fn a_vm_that_lags_behind_the_log_catches_up_by_snapshot_in_bounded_pages() {
         let changes = board.changes_since(vm.have);
         assert!(changes.ops.len() < 10_000);
         assert_eq!(changes.clear, pages == 0);
+        assert_eq!(changes.more, changes.now.progress != Progress::Complete);
         vm.step(&board);
         pages += 1;
         if pages < 5 {

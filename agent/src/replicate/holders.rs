@@ -167,6 +167,7 @@ impl Holders {
             holder.lease_bytes_per_s = 0;
             holder.health = Health::Down;
             self.publish(domain, &holder);
+            self.board.forget_holder(domain);
         }
     }
 

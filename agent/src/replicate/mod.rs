@@ -17,27 +17,27 @@ use std::num::NonZeroU32;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// A limit on bytes per second.
+/// A limit on bytes per second, counted in KiB begun, since the limiter counts in whole nanoseconds per unit.
 pub struct Bandwidth {
     limiter: DefaultDirectRateLimiter,
-    burst: u32,
+    burst_kib: u32,
 }
 
-/// Bytes that may pass at once however low the limit is: one HTTP/2 frame, four times over.
-const MIN_BURST: u32 = 64 * 1024;
+/// What may pass at once however low the limit is: one read of a file.
+const MIN_BURST_KIB: u32 = 64;
 
 impl Bandwidth {
-    /// At most `bytes_per_s`, which is at least 1.
+    /// At most `bytes_per_s`, and at least 1 KiB.
     pub fn new(bytes_per_s: u64) -> Self {
-        let rate = NonZeroU32::new(u32::try_from(bytes_per_s).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
-        let burst = NonZeroU32::new(rate.get().max(MIN_BURST)).unwrap_or(rate);
-        Self { limiter: RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)), burst: burst.get() }
+        let rate = NonZeroU32::new(u32::try_from(bytes_per_s / 1024).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+        let burst = rate.max(NonZeroU32::new(MIN_BURST_KIB).unwrap_or(rate));
+        Self { limiter: RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)), burst_kib: burst.get() }
     }
 
     /// Waits until `bytes` may pass.
     pub async fn take(&self, bytes: usize) {
-        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
-        while let Some(part) = NonZeroU32::new(left.min(self.burst)) {
+        let mut left = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        while let Some(part) = NonZeroU32::new(left.min(self.burst_kib)) {
             // Never above the burst, so there is nothing to refuse.
             let _ = self.limiter.until_n_ready(part).await;
             left -= part.get();

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use p2pcdn_core::object::Sha256;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::io::ReaderStream;
 
 use super::Bandwidth;
@@ -43,7 +43,12 @@ pub struct PeerApi {
     pub lease_bytes_per_s: u64,
     /// What pulls by others may take.
     pub upload: Arc<Bandwidth>,
+    /// Messages that are read at the same time.
+    pub bodies: Semaphore,
 }
+
+/// For [`PeerApi::bodies`]: each may be as long as [`MAX_MESSAGE_BYTES`].
+pub const MAX_BODIES: usize = 16;
 
 /// Why a request is refused; always the asking side's fault. The text is the remedy.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -86,7 +91,7 @@ impl PeerApi {
     }
 
     async fn offered(&self, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let offer: Offer = message(request).await?;
+        let offer: Offer = self.message(request).await?;
         check_batch(offer.records.len())?;
         let mut verdicts = Vec::with_capacity(offer.records.len());
         for signed in offer.records {
@@ -97,7 +102,7 @@ impl PeerApi {
     }
 
     async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let message: Acknowledgements = message(request).await?;
+        let message: Acknowledgements = self.message(request).await?;
         check_batch(message.acknowledgements.len())?;
         let Some(sharer) = &self.sharer else { return Ok(json(StatusCode::OK, &Done { taken: 0 })) };
         let taken = message.acknowledgements.iter().filter(|signed| sharer.acknowledged(peer, signed)).count();
@@ -105,7 +110,7 @@ impl PeerApi {
     }
 
     async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let message: Withdrawals = message(request).await?;
+        let message: Withdrawals = self.message(request).await?;
         check_batch(message.withdrawals.len())?;
         let mut taken = 0;
         for withdrawal in &message.withdrawals {
@@ -119,6 +124,12 @@ impl PeerApi {
             }
         }
         Ok(json(StatusCode::OK, &Done { taken }))
+    }
+
+    async fn message<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Fault> {
+        let _turn = self.bodies.acquire().await.map_err(|_| Fault::Message)?;
+        let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
+        body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
     }
 
     async fn object(&self, path: &str) -> Result<Response<Body>, Fault> {
@@ -145,11 +156,6 @@ impl PeerApi {
         response.headers_mut().insert(CONTENT_LENGTH, object.record.size.into());
         Ok(response)
     }
-}
-
-async fn message<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Fault> {
-    let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
-    body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
 }
 
 fn check_batch(items: usize) -> Result<(), Fault> {

@@ -1,6 +1,6 @@
 //! The host's side: takes offers in, pulls what was admitted, and acknowledges what it has verified and committed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ pub struct Puller {
     store: Arc<ReplicaStore>,
     client: Arc<PeerClient>,
     bandwidth: Bandwidth,
-    waiting: Mutex<HashSet<Sha256>>,
+    /// Signed records by their digest, with their origin.
+    waiting: Mutex<HashMap<Sha256, String>>,
     queue: mpsc::Sender<Pull>,
 }
 
@@ -49,7 +50,7 @@ enum PullError {
     Peer(#[from] PeerClientError),
     #[error("the body broke off: {0}")]
     Body(#[from] hyper::Error),
-    #[error("no bytes for {} s", STALLED.as_secs())]
+    #[error("the source sends nothing, or too slowly")]
     Stalled,
     #[error(transparent)]
     Incoming(#[from] IncomingError),
@@ -59,10 +60,15 @@ enum PullError {
 
 /// Objects that wait to be pulled.
 const MAX_WAITING: usize = 8192;
+/// Of these, for one origin.
+const MAX_WAITING_PER_ORIGIN: usize = 1024;
 /// Objects pulled at the same time.
 const MAX_PULLS: usize = 4;
 /// A source from which nothing has come for so long is given up.
 const STALLED: Duration = Duration::from_secs(10);
+/// And so is one that is slower than this over a whole object, which gets so much time on top.
+const SLOWEST_BYTES_PER_S: u64 = 16 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
 /// An object is tried so often before its origin has to offer it again.
 const TRIES: u32 = 4;
 
@@ -98,23 +104,35 @@ impl Puller {
             if held.record.sequence > record.sequence {
                 return Err(Decline::Outdated);
             }
-            if held.record.sha256 == record.sha256 && self.renew(signed.clone()).await? {
+            let is_current = held.record.sha256 == record.sha256;
+            if is_current && (held.record.size != record.size || held.record.chunks != record.chunks) {
+                return Err(Decline::BadRecord);
+            }
+            if is_current && (held.signed == signed || self.renew(signed.clone()).await?) {
                 let acknowledgement = self.acknowledge(&record, &signed).map_err(|_| Decline::Store)?;
                 return Ok(Verdict::Held { acknowledgement });
             }
         }
         let name = signed.digest();
-        if self.waiting().contains(&name) {
-            return Ok(Verdict::Accepted);
+        {
+            let mut waiting = self.waiting();
+            if waiting.contains_key(&name) {
+                return Ok(Verdict::Accepted);
+            }
+            if waiting.values().filter(|other| **other == record.origin).count() >= MAX_WAITING_PER_ORIGIN {
+                return Err(Decline::Busy);
+            }
+            waiting.insert(name, record.origin.clone());
         }
-        let reservation = self.store.reserve(&record, |usage| admit(&self.host, usage, &record, class))?;
-        let pull = Pull { origin: origin.clone(), record, signed, reservation };
-        self.waiting().insert(name);
-        if self.queue.try_send(pull).is_err() {
+        let reserved = self.store.reserve(&record, |usage| admit(&self.host, usage, &record, class));
+        let queued = reserved.and_then(|reservation| {
+            let pull = Pull { origin: origin.clone(), record, signed, reservation };
+            self.queue.try_send(pull).map_err(|_| Decline::Busy)
+        });
+        if queued.is_err() {
             self.waiting().remove(&name);
-            return Err(Decline::Busy);
         }
-        Ok(Verdict::Accepted)
+        queued.map(|()| Verdict::Accepted)
     }
 
     /// Notes a newer record for bytes that are here already; `false` if they are just being given up.
@@ -189,7 +207,8 @@ impl Puller {
             }
             Ok::<_, PullError>(())
         };
-        match received.await {
+        let slowest = PATIENCE + Duration::from_secs(record.size / SLOWEST_BYTES_PER_S);
+        match timeout(slowest, received).await.unwrap_or(Err(PullError::Stalled)) {
             Ok(()) => Ok(incoming),
             Err(error) => {
                 incoming.discard().await;
@@ -210,7 +229,7 @@ impl Puller {
         sign(&self.key, &acknowledgement)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashSet<Sha256>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Sha256, String>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,8 +238,8 @@ impl PullError {
     /// Whether another try could go better: wrong bytes stay wrong, and a full disk stays full.
     fn is_passing(&self) -> bool {
         match self {
-            Self::Peer(_) | Self::Body(_) | Self::Stalled | Self::Incoming(IncomingError::CutOff { .. }) => true,
-            Self::Incoming(_) | Self::Json(_) => false,
+            Self::Peer(PeerClientError::Refused { .. }) | Self::Incoming(_) | Self::Json(_) => false,
+            Self::Peer(_) | Self::Body(_) | Self::Stalled => true,
         }
     }
 }

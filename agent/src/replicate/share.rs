@@ -52,6 +52,7 @@ struct Answered {
     sequence: u64,
     sha256: Sha256,
     again_ms: u64,
+    gone_since_ms: Option<u64>,
 }
 
 /// Leases are renewed this often.
@@ -60,6 +61,8 @@ const RENEW_MS: u64 = 10_000;
 const ACCEPTED_AGAIN_MS: u64 = 30_000;
 /// What a host has declined is offered again after this time.
 const DECLINED_AGAIN_MS: u64 = 300_000;
+/// A file that is away for so long is taken for deleted.
+const GONE_MS: u64 = 5_000;
 /// Longest pause after failures.
 const MAX_PAUSE_MS: u64 = 30_000;
 /// Talks at the same time.
@@ -143,12 +146,16 @@ impl Sharer {
     }
 
     async fn offer_all(&self, peer: &Peer) -> Result<(), PeerClientError> {
-        let gone = self.forget_gone(&peer.record.domain);
-        for batch in gone.chunks(MAX_BATCH) {
+        let domain = &peer.record.domain;
+        for batch in self.gone(domain).chunks(MAX_BATCH) {
             send_withdrawals(&self.client, peer, batch.to_vec()).await?;
+            self.forget(domain, batch);
         }
-        loop {
-            let batch = self.batch_for(&peer.record.domain);
+        // The table has to know the host before its first acknowledgement can arrive.
+        let mut is_known = self.holders.list().contains_key(domain);
+        // A peer that was removed meanwhile has no talk any more.
+        while self.talks().contains_key(domain) {
+            let batch = if is_known { self.batch_for(domain) } else { Vec::new() };
             let offer = Offer { records: batch.iter().map(|object| object.signed.clone()).collect() };
             let answer: OfferAnswer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES).await?;
             self.holders.granted(&peer.record, answer.lease, monotonic_ms());
@@ -159,19 +166,35 @@ impl Sharer {
             for (object, verdict) in batch.iter().zip(answer.verdicts) {
                 self.note(peer, object, verdict);
             }
-            if batch.is_empty() {
+            if is_known && batch.is_empty() {
                 return Ok(());
             }
+            is_known = true;
         }
+        Ok(())
     }
 
-    /// Copies that were asked for and are of no use any more.
-    fn forget_gone(&self, domain: &str) -> Vec<Withdrawal> {
+    /// Copies that were asked for and have been of no use for a while: a file that is only being rewritten is soon back.
+    fn gone(&self, domain: &str) -> Vec<Withdrawal> {
+        let now_ms = monotonic_ms();
         let mut talks = self.talks();
         let Some(talk) = talks.get_mut(domain) else { return Vec::new() };
-        let gone = talk.answered.extract_if(|path, _| self.catalogue.find(path).is_none());
         let origin = &self.catalogue.site().domain;
-        gone.map(|(path, answered)| Withdrawal { origin: origin.clone(), path, sha256: answered.sha256 }).collect()
+        let mut gone = Vec::new();
+        for (path, answered) in &mut talk.answered {
+            if self.catalogue.find(path).is_some() {
+                answered.gone_since_ms = None;
+            } else if now_ms.saturating_sub(*answered.gone_since_ms.get_or_insert(now_ms)) >= self.scaled(GONE_MS) {
+                gone.push(Withdrawal { origin: origin.clone(), path: path.clone(), sha256: answered.sha256 });
+            }
+        }
+        gone
+    }
+
+    fn forget(&self, domain: &str, withdrawals: &[Withdrawal]) {
+        if let Some(talk) = self.talks().get_mut(domain) {
+            talk.answered.retain(|path, _| !withdrawals.iter().any(|withdrawal| withdrawal.path == *path));
+        }
     }
 
     /// What the peer neither holds nor was asked about lately.
@@ -183,8 +206,10 @@ impl Sharer {
         let wanted = |object: &Arc<OwnObject>| {
             let record = &object.record;
             let asked = answered.and_then(|answered| answered.get(&record.path));
-            let again = asked.is_none_or(|asked| asked.sequence != record.sequence || asked.again_ms <= now_ms);
-            again && !self.board.holds(&record.path, &record.sha256, domain)
+            // A renewed record of the same bytes has to reach the host before its old one expires.
+            let is_renewed = asked.is_some_and(|asked| asked.sequence != record.sequence);
+            let is_due = asked.is_none_or(|asked| asked.again_ms <= now_ms);
+            is_renewed || (is_due && !self.board.holds(&record.path, &record.sha256, domain))
         };
         let fits = |object: &Arc<OwnObject>| {
             let first = bytes == 0;
@@ -216,7 +241,7 @@ impl Sharer {
         if let Some(talk) = talks.get_mut(&peer.record.domain) {
             talk.declined += u64::from(declined);
             let again_ms = monotonic_ms() + self.scaled(pause);
-            let answered = Answered { sequence: record.sequence, sha256: record.sha256, again_ms };
+            let answered = Answered { sequence: record.sequence, sha256: record.sha256, again_ms, gone_since_ms: None };
             talk.answered.insert(record.path.clone(), answered);
         }
     }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::messages::{Done, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, Withdrawals};
 use crate::clock::now_s;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError};
+use crate::serve::is_carried;
 use crate::store::{ReadError, Replica, ReplicaStore, StoreError};
 
 /// Gives up replicas that this host can no longer vouch for.
@@ -23,6 +25,8 @@ pub struct Withdrawer {
 
 /// Replicas on their way out; if there are more, the scrub finds them again.
 pub const MAX_WAITING: usize = 1024;
+/// Replicas given up at the same time, so that one origin that does not answer holds up few others.
+const MAX_GOING: usize = 16;
 /// An origin that cannot be told finds out by its own probes; bytes go after so many tries.
 const TRIES: u32 = 3;
 /// Pause between two replicas of the background scrub; with the reading itself this bounds its share of the disk.
@@ -33,14 +37,15 @@ const SCRUB_PERIOD: Duration = Duration::from_secs(3600);
 impl Withdrawer {
     /// Gives up whatever is sent here, until cancelled.
     pub async fn run(self: Arc<Self>, mut doomed: mpsc::Receiver<Arc<Replica>>, cancel: CancellationToken) {
+        let mut going = JoinSet::new();
         loop {
-            let replica = tokio::select! {
+            tokio::select! {
                 () = cancel.cancelled() => return,
-                Some(replica) = doomed.recv() => replica,
-            };
-            if let Err(error) = self.give_up(&replica).await {
-                let record = &replica.record;
-                tracing::error!(origin = %record.origin, path = %record.path, %error, "withdrawing a replica");
+                Some(_) = going.join_next(), if !going.is_empty() => {}
+                Some(replica) = doomed.recv(), if going.len() < MAX_GOING => {
+                    let withdrawer = self.clone();
+                    going.spawn(async move { withdrawer.give_up_and_report(&replica).await });
+                }
             }
         }
     }
@@ -53,7 +58,11 @@ impl Withdrawer {
                     () = cancel.cancelled() => return,
                     () = tokio::time::sleep(SCRUB_PAUSE) => {}
                 }
-                if self.is_lost(&replica).await {
+                let is_lost = tokio::select! {
+                    () = cancel.cancelled() => return,
+                    is_lost = self.is_lost(&replica) => is_lost,
+                };
+                if is_lost {
                     // Full means that many are going already.
                     let _ = doomed.try_send(replica);
                 }
@@ -68,12 +77,20 @@ impl Withdrawer {
     async fn is_lost(&self, replica: &Replica) -> bool {
         match self.store.scrub(&replica.record).await {
             _ if replica.record.expires_s <= now_s() => true,
+            _ if !is_carried(&self.membership, &replica.record.origin) => true,
             Ok(()) => false,
             Err(ReadError::Store(error)) => {
                 tracing::error!(%error, "scrubbing");
                 false
             }
             Err(ReadError::Missing | ReadError::Corrupt) => true,
+        }
+    }
+
+    async fn give_up_and_report(&self, replica: &Replica) {
+        if let Err(error) = self.give_up(replica).await {
+            let record = &replica.record;
+            tracing::error!(origin = %record.origin, path = %record.path, %error, "withdrawing a replica");
         }
     }
 

@@ -31,7 +31,8 @@ pub(super) fn status_of(plan: &Plan) -> StatusCode {
 
 /// Writes every header of a replica but those of CORS.
 pub(super) fn describe(headers: &mut HeaderMap, record: &ObjectRecord, plan: &Plan) {
-    headers.insert(CACHE_CONTROL, IMMUTABLE);
+    let is_error = matches!(plan, Plan::PreconditionFailed | Plan::Unsatisfiable);
+    headers.insert(CACHE_CONTROL, if is_error { HeaderValue::from_static("no-store") } else { IMMUTABLE });
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, NO_SCRIPT);

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::clock::{monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, json, text};
-use crate::identity::{Membership, OwnRecord};
+use crate::identity::{Membership, OwnRecord, Standing};
 use crate::settings::Settings;
 use crate::store::{ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
@@ -35,7 +35,7 @@ pub struct ReplicaServer {
     own: Arc<OwnRecord>,
     membership: Arc<Membership>,
     store: Arc<ReplicaStore>,
-    leases: Leases,
+    leases: Arc<Leases>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
 }
@@ -56,7 +56,7 @@ impl ReplicaServer {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
-        let leases = Leases::new(settings.host.lease_bytes_per_s);
+        let leases = Arc::new(Leases::new(settings.host.lease_bytes_per_s));
         Self { domain, replica_name, own, membership, store, leases, doomed, metrics }
     }
 
@@ -82,7 +82,7 @@ impl ReplicaServer {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        // The host's own pages must not use replicas as if they were theirs, and none may become a service worker or a page.
+        // Nothing served under the replica name may load more from it, and no replica may become a service worker or a page.
         let headers = request.headers();
         let says = |name: HeaderName, value: &str| headers.get(name).is_some_and(|v| v == value);
         if says(SEC_FETCH_SITE, "same-origin") || says(SERVICE_WORKER, "script") {
@@ -94,12 +94,16 @@ impl ReplicaServer {
         if says(SEC_FETCH_MODE, "navigate") {
             return text(StatusCode::NOT_FOUND, "replicas are not pages\n");
         }
+        if !is_carried(&self.membership, asked.origin) {
+            return text(StatusCode::NOT_FOUND, "no such replica\n");
+        }
         let found = self.store.find(asked.origin, asked.path);
         let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica))
         else {
             return self.send_back(&asked, headers);
         };
-        if !self.leases.is_open(asked.origin, monotonic_ms()) {
+        // A HEAD costs nothing, and is how origins find out whether a copy is there.
+        if request.method() == Method::GET && !self.leases.is_open(asked.origin, monotonic_ms()) {
             self.metrics.over_lease.inc();
             return self.send_back(&asked, headers);
         }
@@ -130,13 +134,17 @@ impl ReplicaServer {
         let mut response = match range.filter(|_| *request.method() == Method::GET) {
             None => empty(StatusCode::OK),
             Some(range) => {
-                let bytes = range.end - range.start;
                 match self.store.read(&record.sha256, range).await {
                     Ok(stream) => {
-                        self.leases.draw(&record.origin, bytes, monotonic_ms());
                         self.metrics.served.inc();
-                        self.metrics.served_bytes.inc_by(bytes);
-                        let frames = stream.map_ok(Frame::data).map_err(io::Error::other);
+                        let (leases, metrics, origin) =
+                            (self.leases.clone(), self.metrics.clone(), record.origin.clone());
+                        // Drawn as it is sent: who asks for much and breaks off does not use the lease up for others.
+                        let counted = stream.inspect_ok(move |part| {
+                            leases.draw(&origin, part.len() as u64, monotonic_ms());
+                            metrics.served_bytes.inc_by(part.len() as u64);
+                        });
+                        let frames = counted.map_ok(Frame::data).map_err(io::Error::other);
                         Response::new(StreamBody::new(frames).boxed_unsync())
                     }
                     Err(error) => {
@@ -167,6 +175,11 @@ impl ReplicaServer {
         share(response.headers_mut(), request, asked.origin, Sharing::SameOrigin);
         response
     }
+}
+
+/// Whether this site has anything to do with the origin: what was held for a former peer is no longer served.
+pub fn is_carried(membership: &Membership, origin: &str) -> bool {
+    !matches!(membership.standing(origin), None | Some(Standing::Pending { .. }))
 }
 
 fn is_expired(replica: &Replica) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use figment::Figment;
 use figment::value::{Dict, Value};
@@ -23,6 +24,11 @@ pub struct SettingsErrors(pub Vec<KeyError>);
 impl SettingsErrors {
     pub(super) fn flag(pair: &str) -> Self {
         Self(vec![KeyError { key: pair.to_owned(), problem: "must be KEY=VALUE".into() }])
+    }
+
+    pub(super) fn no_file(file: &Path) -> Self {
+        let problem = "does not exist: p2pcdn init writes it, --config names another";
+        Self(vec![KeyError { key: file.display().to_string(), problem: problem.into() }])
     }
 }
 

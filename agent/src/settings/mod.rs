@@ -2,6 +2,7 @@
 
 mod keys;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct Settings {
     pub proxy: Option<ProxyStats>,
     /// One JSON object a line instead of text.
     pub log_json: bool,
-    /// Factor on every period and backoff; tests make time pass faster with less than 1.
+    /// Factor on the periods and backoffs of introductions and offers; tests make time pass faster with less than 1.
     pub time_scale: f64,
 }
 
@@ -73,6 +74,15 @@ pub enum LocalAddress {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for LocalAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How the world reaches this site.
@@ -130,6 +140,9 @@ impl Settings {
     ///
     /// `overrides` are `key=value` pairs from flags. Relative paths are relative to the file's directory.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self, SettingsErrors> {
+        if !file.exists() {
+            return Err(SettingsErrors::no_file(file));
+        }
         let mut figment = Figment::new()
             .merge(Toml::file_exact(file))
             .merge(Env::prefixed("P2PCDN_").filter(|key| key.as_str().contains("__")).split("__"));
@@ -151,6 +164,10 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             "public.replica_name",
             "must differ from site.domain: replicas need a name of their own, without cookies",
         );
+    }
+    let invited = keys.each("peers.invited", &[], authority);
+    if invited.contains(&domain) {
+        keys.reject("peers.invited", "must not list this site itself");
     }
     let admin = keys.checked("proxy.admin", Some(""), admin_address);
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
@@ -176,7 +193,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         state_directory: base.join(keys.or("state.directory", PathBuf::from("/var/lib/p2pcdn"))),
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
         allow_private: keys.or("egress.allow_private", false),
-        invited: keys.each("peers.invited", &[], authority),
+        invited,
         host: Host {
             quota_bytes: keys.checked("host.quota", Some("10GB"), bytes),
             quota_per_origin_bytes: keys.checked("host.quota_per_origin", Some("5GB"), bytes),
@@ -228,7 +245,12 @@ fn local_address(text: &str) -> Result<Option<LocalAddress>, String> {
 fn admin_address(text: &str) -> Result<Option<SocketAddr>, String> {
     match text.trim_start_matches("http://").trim_end_matches('/') {
         "" => Ok(None),
-        text => address(text),
+        text => match address(text)? {
+            Some(admin) if !admin.ip().is_loopback() => {
+                Err("must be on loopback: whoever reaches it owns the proxy".into())
+            }
+            admin => Ok(admin),
+        },
     }
 }
 

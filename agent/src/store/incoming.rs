@@ -39,6 +39,9 @@ pub enum IncomingError {
         /// Bytes that came.
         received: u64,
     },
+    /// Nobody's fault: a newer version came in meanwhile.
+    #[error("a newer version has come in meanwhile")]
+    Outdated,
     /// This machine's fault.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -31,6 +31,8 @@ pub struct ReplicaStore {
     index: Mutex<Index>,
     /// Held while index, metadata and blobs change together.
     changing: tokio::sync::Mutex<()>,
+    /// Held while a blob is read in whole because somebody waits for it.
+    verifying: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
 }
@@ -107,6 +109,7 @@ impl ReplicaStore {
             blobs,
             index: Mutex::new(index),
             changing: tokio::sync::Mutex::default(),
+            verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
         };
         for key in dropped {
@@ -162,8 +165,16 @@ impl ReplicaStore {
         let staged = incoming.finish().await?;
         let _changing = self.changing.lock().await;
         let meta = self.blobs.publish(&staged, &digest).await?;
+        let held = self.find(&replica.record.origin, &replica.record.path);
+        if held.is_some_and(|held| held.record.sequence > replica.record.sequence) {
+            self.remove_unreferenced(&digest).await?;
+            return Err(IncomingError::Outdated);
+        }
         self.verified().insert(digest, Stamp::of(&meta));
-        self.insert_row(&replica)?;
+        if let Err(error) = self.insert_row(&replica) {
+            self.remove_unreferenced(&digest).await?;
+            return Err(error.into());
+        }
         let replaced = {
             let mut index = self.index();
             reservation.release_into(&mut index);
@@ -216,21 +227,31 @@ impl ReplicaStore {
     }
 
     /// Makes sure that the bytes are those of the record: by their stamp if they were verified before, else by reading them all.
-    pub async fn verify(&self, record: &ObjectRecord) -> Result<(), ReadError> {
-        let digest = record.sha256;
-        let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
-        if self.verified().get(&digest) == Some(&stamp) {
+    ///
+    /// However many ask at the same time, the bytes are read once, and to the end even if all of them have gone.
+    pub async fn verify(self: &Arc<Self>, record: &ObjectRecord) -> Result<(), ReadError> {
+        if self.is_verified(&record.sha256).await? {
             return Ok(());
         }
-        self.scrub(record).await
+        let (store, record) = (self.clone(), record.clone());
+        let reading = tokio::spawn(async move {
+            let _turn = store.verifying.lock().await;
+            if store.is_verified(&record.sha256).await? { Ok(()) } else { store.scrub(&record).await }
+        });
+        reading.await.unwrap_or(Err(ReadError::Corrupt))
+    }
+
+    async fn is_verified(&self, digest: &Sha256) -> Result<bool, ReadError> {
+        let stamp = Stamp::of(&self.blobs.head(digest).await?.ok_or(ReadError::Missing)?);
+        Ok(self.verified().get(digest) == Some(&stamp))
     }
 
     /// Reads all bytes of a replica and compares them with the record.
     pub async fn scrub(&self, record: &ObjectRecord) -> Result<(), ReadError> {
         let digest = record.sha256;
-        self.verified().remove(&digest);
         let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
         if self.blobs.digest_of(&digest).await? != Some(digest) {
+            self.verified().remove(&digest);
             return Err(ReadError::Corrupt);
         }
         self.verified().insert(digest, stamp);

@@ -79,7 +79,7 @@ async fn open(directory: &Path) -> Arc<ReplicaStore> {
     Arc::new(ReplicaStore::open(db, &directory.join("replicas")).await.unwrap())
 }
 
-async fn read(store: &ReplicaStore, record: &ObjectRecord) -> Vec<u8> {
+async fn read(store: &Arc<ReplicaStore>, record: &ObjectRecord) -> Vec<u8> {
     store.verify(record).await.unwrap();
     let parts: Vec<Bytes> = store.read(&record.sha256, 0..record.size).await.unwrap().try_collect().await.unwrap();
     parts.concat()
@@ -194,6 +194,25 @@ async fn a_new_version_takes_the_place_of_the_old_one() {
     assert_eq!(lab.store.find("a.test", "/x").unwrap().record, new);
     assert_eq!(lab.files().len(), 1);
     assert_eq!(lab.store.usage().total_bytes, 5);
+}
+
+#[tokio::test]
+async fn an_older_version_that_comes_late_does_not_replace_a_newer_one() {
+    let lab = Lab::new().await;
+    let (old, old_signed) = lab.object("a.test", "/x", b"old");
+    let reservation = lab.reserve(&old);
+    let mut incoming = lab.store.begin(&old).await.unwrap();
+    incoming.push(Bytes::from_static(b"old")).await.unwrap();
+    let new = ObjectRecord { sequence: 2, ..lab.object("a.test", "/x", b"new").0 };
+    let new_signed = sign(&lab.key, &new).unwrap();
+    let new_reservation = lab.reserve(&new);
+    let mut new_incoming = lab.store.begin(&new).await.unwrap();
+    new_incoming.push(Bytes::from_static(b"new")).await.unwrap();
+    lab.store.commit(new_incoming, new_signed, new_reservation).await.unwrap();
+    let late = lab.store.commit(incoming, old_signed, reservation).await;
+    assert!(matches!(late, Err(IncomingError::Outdated)));
+    assert_eq!(read(&lab.store, &new).await, b"new");
+    assert_eq!((lab.files().len(), lab.store.usage().total_bytes), (1, 3));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 use super::*;
 use p2pcdn_core::decide::Steering;
 use p2pcdn_core::object::{Class, Sha256};
+use p2pcdn_core::sync::Progress;
 use p2pcdn_core::sync::{HolderRow, ObjectRow, Op};
 
 use crate::host::fake::FakeHost;
@@ -91,6 +92,7 @@ impl Site {
 fn update(ops: Vec<Op>) -> Update {
     Update {
         now: Have { session: 1, version: 1, progress: Progress::Complete },
+        more: false,
         clear: true,
         hash_key: HASH_KEY,
         ttl_ms: 60_000,

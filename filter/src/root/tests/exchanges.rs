@@ -55,7 +55,7 @@ fn a_snapshot_is_loaded_page_by_page_at_a_quicker_pace() {
     let page = |progress| Have { session: 1, version: 1, progress };
     let mut site = Site::new("");
     let (first, rest) = (table()[..3].to_vec(), table()[3..].to_vec());
-    site.load(Update { now: page(Progress::UpTo(7)), ..update(first) });
+    site.load(Update { now: page(Progress::UpTo(7)), more: true, ..update(first) });
     assert_eq!(site.host.tick_ms(), LOADING_TICK_MS);
     assert_eq!((site.get("/a.png"), site.get("/b.woff2")), (Verdict::Redirected, Verdict::Local));
     site.root.tick();
@@ -69,7 +69,11 @@ fn a_snapshot_is_loaded_page_by_page_at_a_quicker_pace() {
 #[test]
 fn an_exchange_that_fails_while_loading_is_not_repeated_at_the_quicker_pace() {
     let mut site = Site::new("");
-    site.load(Update { now: Have { session: 1, version: 1, progress: Progress::UpTo(7) }, ..update(table()) });
+    site.load(Update {
+        now: Have { session: 1, version: 1, progress: Progress::UpTo(7) },
+        more: true,
+        ..update(table())
+    });
     site.root.tick();
     site.fail();
     assert_eq!(site.host.tick_ms(), 250);
