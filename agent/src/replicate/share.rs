@@ -40,6 +40,7 @@ pub struct Sharer {
 #[derive(Debug, Default)]
 pub struct Talk {
     running: bool,
+    begun_ms: u64,
     next_ms: u64,
     failures: u32,
     answered: HashMap<String, Answered>,
@@ -57,6 +58,8 @@ struct Answered {
 
 /// Leases are renewed this often.
 const RENEW_MS: u64 = 10_000;
+/// A host that answers without having granted a lease is asked for one this often.
+const RETRY_IDLE_MS: u64 = 1_000;
 /// What a host has accepted and not acknowledged by then is offered again.
 const ACCEPTED_AGAIN_MS: u64 = 30_000;
 /// What a host has declined is offered again after this time.
@@ -99,12 +102,19 @@ impl Sharer {
     }
 
     fn due(&self, now_ms: u64, room: usize) -> Vec<Arc<Peer>> {
+        let holders = self.holders.list();
+        // A host that answers again but whose grant ran out meanwhile need not wait for its turn.
+        let is_idle =
+            |domain: &str| holders.get(domain).is_some_and(|h| h.health.weight() > 0 && h.lease_bytes_per_s == 0);
         let mut talks = self.talks();
         let mut due = Vec::new();
         for peer in self.membership.peers() {
-            let talk = talks.entry(peer.record.domain.clone()).or_default();
-            if !talk.running && talk.next_ms <= now_ms && due.len() < room {
+            let domain = &peer.record.domain;
+            let talk = talks.entry(domain.clone()).or_default();
+            let is_due = talk.next_ms <= now_ms || (is_idle(domain) && talk.begun_ms + RETRY_IDLE_MS <= now_ms);
+            if !talk.running && is_due && due.len() < room {
                 talk.running = true;
+                talk.begun_ms = now_ms;
                 due.push(peer);
             }
         }
