@@ -24,7 +24,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Serve the images, media, fonts and archives of 8 KiB to 1 MiB in this directory (at most 150 of them).
+    /// Serve the images, media, fonts and archives of 8 KiB to 1 MiB in this directory (at most 100 of them).
     ///
     /// Otherwise: crates from Cargo's own cache, and fonts and images of the Rust documentation that rustup installs.
     #[arg(long, value_name = "DIR")]

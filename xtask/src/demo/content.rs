@@ -14,12 +14,12 @@ use super::DemoError;
 use crate::process;
 
 /// Objects that the demo offers: each stays local once in ten seconds, so more of them would blur the figures.
-const OBJECTS: usize = 150;
+const OBJECTS: usize = 100;
 /// Of those, fonts and images when there are enough.
-const FONTS_AND_IMAGES: usize = 60;
+const FONTS_AND_IMAGES: usize = 40;
 /// Below this, a redirect costs more than it saves and objects stay local.
 const FLOOR: u64 = 8 << 10;
-/// Small enough for two cores to carry both sides of ten times the target.
+/// Small enough for two cores to carry both sides of seven times the target.
 const OWN_SIZES: RangeInclusive<u64> = FLOOR..=64 << 10;
 const GIVEN_SIZES: RangeInclusive<u64> = FLOOR..=1 << 20;
 

@@ -35,8 +35,8 @@ const fn phase(name: &'static str, offered_rps: f64, settle_s: u64, measure_s: u
 
 pub(super) static IDLE: Phase = phase("idle", 0.5 * TARGET as f64, 0, 8);
 pub(super) static RAMP: Phase = phase("ramp", 3.0 * TARGET as f64, 3, 8);
-pub(super) static EXTREME: Phase = phase("extreme", 10.0 * TARGET as f64, 3, 10);
-pub(super) static HOST_KILLED: Phase = phase("host-killed", 10.0 * TARGET as f64, 0, 15);
+pub(super) static EXTREME: Phase = phase("extreme", 7.0 * TARGET as f64, 3, 10);
+pub(super) static HOST_KILLED: Phase = phase("host-killed", 7.0 * TARGET as f64, 0, 15);
 pub(super) static RECOVERY: Phase = phase("recovery", 0.5 * TARGET as f64, 0, 12);
 
 /// The end of the recovery in which no redirect may happen any more.

@@ -80,7 +80,7 @@ fn a_good_story_meets_every_expectation() {
     let requests: Vec<_> = figures.phases.iter().map(|(phase, tally)| (phase.name, tally.requests)).collect();
     assert_eq!(
         requests,
-        [("idle", 400), ("ramp", 2400), ("extreme", 10_000), ("host-killed", 15_000), ("recovery", 600)]
+        [("idle", 400), ("ramp", 2400), ("extreme", 7000), ("host-killed", 10_500), ("recovery", 600)]
     );
     assert_eq!(figures.between.requests, 0);
     assert_eq!(figures.phases[3].1.by_host["replica.beta.localhost:20000"], 0, "one who carried nothing is listed");
