@@ -168,8 +168,14 @@ mod tests {
     use super::*;
 
     fn report(vm: u64, requests: u64, redirected: u64) -> Report {
-        let counts =
-            Counts { requests, eligible: requests, eligible_bytes: requests, redirected, redirected_bytes: redirected };
+        let counts = Counts {
+            requests,
+            eligible: requests,
+            eligible_bytes: requests,
+            redirected,
+            redirected_bytes: redirected,
+            ..Counts::default()
+        };
         let targets = Targets { requests_per_s: 100, pure_balancer_at: 5.0, ..Targets::default() };
         Report { vm, interval_ms: 250, counts, targets, ..Report::default() }
     }

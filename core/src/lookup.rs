@@ -34,6 +34,9 @@ pub enum PathError {
     /// Belongs to the protocol itself.
     #[error("the path belongs to the protocol itself")]
     WellKnown,
+    /// A query with a byte that could be read otherwise, or empty.
+    #[error("a query has parameters of unescaped query characters of RFC 3986 only")]
+    Query,
 }
 
 /// The path as text if every hop reads it alike, else why not.
@@ -62,6 +65,26 @@ pub fn canonical_path(path: &[u8]) -> Result<&str, PathError> {
     Ok(text)
 }
 
+/// A canonical path, with or without a query of canonical parameters; what objects are named by.
+pub fn canonical_target(target: &[u8]) -> Result<&str, PathError> {
+    let (path, query) = split_query(target);
+    let path_text = canonical_path(path)?;
+    let Some(query) = query else { return Ok(path_text) };
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$'()*,;:@/=&".contains(b);
+    if target.len() > MAX_PATH_BYTES || query.is_empty() || !query.iter().all(plain) {
+        return Err(PathError::Query);
+    }
+    std::str::from_utf8(target).map_err(|_| PathError::Query)
+}
+
+/// A request target's path, and its query if there is a `?`.
+pub fn split_query(target: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match target.iter().position(|b| *b == b'?') {
+        Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..)),
+        None => (target, None),
+    }
+}
+
 /// Key of the keyed hash; drawn by the agent so that nobody outside can make keys collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HashKey(pub [u64; 2]);
@@ -81,6 +104,11 @@ impl HashKey {
         hasher.write(path);
         hasher.finish()
     }
+
+    /// What stands for a strong entity tag in the table: 32 bits of its keyed hash, never 0.
+    pub fn validator(self, etag: &[u8]) -> u32 {
+        (self.of(b"", etag) as u32).max(1)
+    }
 }
 
 /// The parts of a replica's path.
@@ -90,18 +118,18 @@ pub struct ReplicaPath<'a> {
     pub origin: &'a str,
     /// Digest of the version asked for.
     pub sha256: Sha256,
-    /// Canonical path at the origin.
+    /// Canonical target at the origin.
     pub path: &'a str,
 }
 
 impl<'a> ReplicaPath<'a> {
-    /// Takes a request path apart; `None` if it is not a well-formed replica path.
+    /// Takes a request target apart; `None` if it is not a well-formed replica path.
     pub fn parse(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix(REPLICA_PREFIX)?;
         let (origin, rest) = rest.split_once('/')?;
         let (digest, _) = rest.split_once('/')?;
         let path = rest.get(digest.len()..)?;
-        canonical_path(path.as_bytes()).ok()?;
+        canonical_target(path.as_bytes()).ok()?;
         is_authority(origin).then_some(())?;
         Some(Self { origin, sha256: digest.parse().ok()?, path })
     }

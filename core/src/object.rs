@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lookup::{PathError, canonical_path};
+use crate::lookup::{PathError, canonical_target};
 
 /// Bytes of one chunk of an object; the last chunk may be shorter.
 pub const CHUNK_BYTES: u64 = 256 * 1024;
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for Sha256 {
     }
 }
 
-/// What kind of leaf an object is: no class here can refer to another resource or run code.
+/// What kind of object. Leaves can neither refer to another resource nor run code; code is shared only where its operator says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -101,11 +101,15 @@ pub enum Class {
     Font,
     /// Archives and packages, for tools.
     Archive,
+    /// Style sheets.
+    Style,
+    /// Scripts, classic and modules.
+    Script,
 }
 
 impl Class {
     /// Every class, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Image, Self::Media, Self::Font, Self::Archive];
+    pub const ALL: [Self; 6] = [Self::Image, Self::Media, Self::Font, Self::Archive, Self::Style, Self::Script];
 
     /// The name used in settings.
     pub const fn name(self) -> &'static str {
@@ -114,7 +118,14 @@ impl Class {
             Self::Media => "media",
             Self::Font => "font",
             Self::Archive => "archive",
+            Self::Style => "style",
+            Self::Script => "script",
         }
+    }
+
+    /// Whether nothing of this class can refer to another resource or run code.
+    pub const fn is_leaf(self) -> bool {
+        !matches!(self, Self::Style | Self::Script)
     }
 
     /// The class of a content type in the fixed spelling of the allow-list; anything else is not replicated.
@@ -130,7 +141,7 @@ pub fn content_type_of_extension(extension: &str) -> Option<&'static str> {
     TYPES.iter().find(|(known, _, _)| known.eq_ignore_ascii_case(extension)).map(|(_, content_type, _)| *content_type)
 }
 
-/// Freely replicable types: extension, the one spelling of the content type, class.
+/// Replicable types: extension, the one spelling of the content type, class.
 const TYPES: &[(&str, &str, Class)] = &[
     ("avif", "image/avif", Class::Image),
     ("gif", "image/gif", Class::Image),
@@ -168,15 +179,33 @@ const TYPES: &[(&str, &str, Class)] = &[
     ("xz", "application/x-xz", Class::Archive),
     ("zip", "application/zip", Class::Archive),
     ("zst", "application/zstd", Class::Archive),
+    ("css", "text/css", Class::Style),
+    ("js", "text/javascript", Class::Script),
+    ("mjs", "text/javascript", Class::Script),
 ];
 
 /// Who may read a cross-origin copy of the object from script: what the origin itself allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sharing {
     /// Pages of the origin only.
+    #[default]
     SameOrigin,
     /// Every page (`Access-Control-Allow-Origin: *`).
+    Anyone,
+}
+
+/// Which pages may embed the object: what the origin's own `Cross-Origin-Resource-Policy` says (Fetch, section 3.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum Embedding {
+    /// It says nothing: every page but those that require an explicit word (COEP).
+    #[default]
+    Unstated,
+    /// Pages of the origin, or of its site.
+    Own,
+    /// Every page.
     Anyone,
 }
 
@@ -186,7 +215,7 @@ pub enum Sharing {
 pub struct ObjectRecord {
     /// Authority of the origin: host in lower case, port unless 443.
     pub origin: String,
-    /// Canonical absolute path, without query.
+    /// Canonical path, with a canonical query if the object's origin tells objects apart by it.
     pub path: String,
     /// Digest of the identity-coded body.
     pub sha256: Sha256,
@@ -198,8 +227,12 @@ pub struct ObjectRecord {
     pub etag: String,
     /// Shared freshness lifetime in seconds (RFC 9111, section 4.2.1).
     pub max_age_s: u32,
+    /// How long after that a stale copy may still stand in for an origin that fails, in seconds (RFC 5861, section 4).
+    pub stale_if_error_s: u32,
     /// Who may read the object across origins.
     pub sharing: Sharing,
+    /// Who may embed it.
+    pub embedding: Embedding,
     /// Digest of each chunk of [`CHUNK_BYTES`].
     pub chunks: Vec<Sha256>,
     /// Grows with every record that this origin signs.
@@ -242,7 +275,7 @@ impl ObjectRecord {
         if !is_authority(&self.origin) {
             return Err(RecordError::Origin);
         }
-        canonical_path(self.path.as_bytes())?;
+        canonical_target(self.path.as_bytes())?;
         if self.size == 0 || self.size > MAX_OBJECT_BYTES {
             return Err(RecordError::Size(self.size));
         }
@@ -293,7 +326,9 @@ mod tests {
             content_type: "image/png".into(),
             etag: "\"x\"".into(),
             max_age_s: 60,
+            stale_if_error_s: 0,
             sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
             chunks: vec![Sha256([1; 32]); 2],
             sequence: 1,
             expires_s: 10,

@@ -1,13 +1,69 @@
-//! The redirect itself.
+//! The redirect itself, and what download tools are told beside it.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 use crate::lookup::REPLICA_PREFIX;
-use crate::object::Sha256;
+use crate::object::{Embedding, Sha256, Sharing};
 
 /// Status of every redirect: the method must stay as it is (RFC 9110, section 15.4.8).
 pub const STATUS: u16 = 307;
 
-/// Headers of every redirect besides `location`. It must not outlive this moment's table, and hosts need not learn the page.
-pub const HEADERS: [(&str, &[u8]); 2] = [("cache-control", b"no-store"), ("referrer-policy", b"no-referrer")];
+/// Hosts need not learn which page a visitor reads.
+pub const REFERRER_POLICY: (&str, &[u8]) = ("referrer-policy", b"no-referrer");
+
+/// Without a lifetime, a redirect is for this moment's table.
+pub const NO_STORE: &[u8] = b"no-store";
+
+/// Longest lifetime of a redirect in seconds: a holder that dies meanwhile costs its visitors that much.
+pub const MAX_LIFETIME_S: u32 = 30;
+
+/// What a redirect that browsers may keep depends on: the same URL asked for in another way may have to stay.
+pub const VARY: (&str, &[u8]) = ("vary", b"sec-fetch-dest, sec-fetch-mode, sec-fetch-site, range, cookie");
+
+/// Lets the visitor's browser keep the redirect for `lifetime_s` seconds.
+pub fn write_lifetime(out: &mut Vec<u8>, lifetime_s: u32) {
+    out.clear();
+    out.extend_from_slice(b"private, max-age=");
+    let lifetime_s = lifetime_s.min(MAX_LIFETIME_S);
+    let digit = |n: u32| b'0' + (n % 10) as u8;
+    if lifetime_s >= 10 {
+        out.push(digit(lifetime_s / 10));
+    }
+    out.push(digit(lifetime_s));
+}
+
+/// `access-control-allow-origin` of the redirect: the pages of other sites have to be let through it as well (Fetch, section 4.4).
+pub fn allowed_origin(sharing: Sharing) -> Option<&'static [u8]> {
+    (sharing == Sharing::Anyone).then_some(b"*")
+}
+
+/// `cross-origin-resource-policy` of the redirect, as the origin has it on the object.
+pub fn resource_policy(embedding: Embedding) -> Option<&'static [u8]> {
+    match embedding {
+        Embedding::Unstated => None,
+        // Pages of sibling domains are not redirected unless the operator opted in for all sites.
+        Embedding::Own => Some(b"same-site"),
+        Embedding::Anyone => Some(b"cross-origin"),
+    }
+}
+
+/// The digest of the whole object for download tools (RFC 3230 with RFC 5843).
+pub fn write_digest(out: &mut Vec<u8>, sha256: &Sha256) {
+    out.clear();
+    out.extend_from_slice(b"SHA-256=");
+    out.extend_from_slice(BASE64_STANDARD.encode(sha256.0).as_bytes());
+}
+
+/// Adds a further place where a download tool finds the same bytes (RFC 6249). `url` is one of [`write_location`], which has no `>`.
+pub fn write_duplicate(out: &mut Vec<u8>, url: &[u8]) {
+    if !out.is_empty() {
+        out.extend_from_slice(b", ");
+    }
+    out.push(b'<');
+    out.extend_from_slice(url);
+    out.extend_from_slice(b">; rel=duplicate");
+}
 
 /// Writes the replica's URL into `out`, which is cleared first; `false`, and nothing written, if `origin` has a byte that no authority has.
 ///
@@ -43,6 +99,26 @@ mod tests {
         let path = text.strip_prefix("https://replica.b.test").unwrap();
         let parsed = ReplicaPath::parse(path).unwrap();
         assert_eq!((parsed.origin, parsed.sha256, parsed.path), ("a.test", digest, "/x/y.png"));
+    }
+
+    #[test]
+    fn lifetimes_are_written_out_and_bounded() {
+        let mut out = Vec::new();
+        for (lifetime_s, text) in [(0, "0"), (9, "9"), (10, "10"), (30, "30"), (u32::MAX, "30")] {
+            write_lifetime(&mut out, lifetime_s);
+            assert_eq!(String::from_utf8_lossy(&out), format!("private, max-age={text}"));
+        }
+    }
+
+    #[test]
+    fn tools_are_told_the_digest_and_further_places() {
+        let mut out = b"old".to_vec();
+        write_digest(&mut out, &Sha256([0; 32]));
+        assert_eq!(out, b"SHA-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        out.clear();
+        write_duplicate(&mut out, b"https://b.test/x");
+        write_duplicate(&mut out, b"https://c.test/x");
+        assert_eq!(out, b"<https://b.test/x>; rel=duplicate, <https://c.test/x>; rel=duplicate");
     }
 
     proptest! {

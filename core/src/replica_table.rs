@@ -7,7 +7,8 @@
 use hashbrown::HashTable;
 
 use crate::decide::Lease;
-use crate::object::{Class, Sha256, is_authority};
+use crate::destination::Destinations;
+use crate::object::{Class, Embedding, Sha256, Sharing, is_authority};
 use crate::sync::{HolderRow, ObjectRow, Op};
 
 /// Most holders of one object that the table keeps; the agent picks which.
@@ -40,6 +41,8 @@ pub struct Holder {
     pub weight: u16,
     /// Bytes per second that it grants to the whole site.
     pub lease_bytes_per_s: u64,
+    /// What the site's Content-Security-Policy keeps browsers from loading there.
+    pub blocked: Destinations,
     /// What this VM may still send there.
     pub lease: Lease,
 }
@@ -57,6 +60,12 @@ pub struct Found<'a> {
     pub validator: u32,
     /// See [`ObjectRow::fresh_until_s`].
     pub fresh_until_s: u32,
+    /// [`ObjectRow::stale_if_error_s`], rounded down to nothing, a minute, an hour or a day.
+    pub stale_if_error_s: u32,
+    /// Who may read it across origins.
+    pub sharing: Sharing,
+    /// Who may embed it.
+    pub embedding: Embedding,
     /// Numbers of the holders.
     pub holders: &'a [u16],
 }
@@ -91,11 +100,45 @@ struct Entry {
     validator: u32,
     fresh_until_s: u32,
     size: [u8; 5],
-    class: Class,
+    traits: Traits,
     set: u16,
 }
 
 const _: () = assert!(size_of::<Entry>() == 56);
+
+/// In one byte: class (3 bits), sharing (1), embedding (2), stale-if-error (2).
+#[derive(Debug, Clone, Copy)]
+struct Traits(u8);
+
+/// Seconds that the two bits stand for.
+const STALE_IF_ERROR_S: [u32; 4] = [0, 60, 3600, 86_400];
+
+impl Traits {
+    fn of(row: &ObjectRow) -> Self {
+        let stale = STALE_IF_ERROR_S.iter().rposition(|s| *s <= row.stale_if_error_s).unwrap_or_default() as u8;
+        Self(row.class as u8 | u8::from(row.sharing == Sharing::Anyone) << 3 | (row.embedding as u8) << 4 | stale << 6)
+    }
+
+    fn class(self) -> Class {
+        Class::ALL.get(usize::from(self.0 & 7)).copied().unwrap_or(Class::Archive)
+    }
+
+    fn sharing(self) -> Sharing {
+        if self.0 & 8 == 0 { Sharing::SameOrigin } else { Sharing::Anyone }
+    }
+
+    fn embedding(self) -> Embedding {
+        match self.0 >> 4 & 3 {
+            0 => Embedding::Unstated,
+            1 => Embedding::Own,
+            _ => Embedding::Anyone,
+        }
+    }
+
+    fn stale_if_error_s(self) -> u32 {
+        STALE_IF_ERROR_S.get(usize::from(self.0 >> 6)).copied().unwrap_or_default()
+    }
+}
 
 impl ReplicaTable {
     /// An empty table that takes in at most `max_objects`.
@@ -156,9 +199,12 @@ impl ReplicaTable {
         Some(Found {
             sha256: &entry.sha256,
             size: u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]),
-            class: entry.class,
+            class: entry.traits.class(),
             validator: entry.validator,
             fresh_until_s: entry.fresh_until_s,
+            stale_if_error_s: entry.traits.stale_if_error_s(),
+            sharing: entry.traits.sharing(),
+            embedding: entry.traits.embedding(),
             holders: self.sets.get(usize::from(entry.set))?,
         })
     }
@@ -193,6 +239,7 @@ impl ReplicaTable {
             authority: row.authority.into_boxed_str(),
             weight: row.weight,
             lease_bytes_per_s: row.lease_bytes_per_s,
+            blocked: row.blocked,
             lease,
         });
     }
@@ -206,7 +253,7 @@ impl ReplicaTable {
             validator: row.validator,
             fresh_until_s: row.fresh_until_s,
             size: [a, b, c, d, e],
-            class: row.class,
+            traits: Traits::of(row),
             set: row.set,
         };
         let Some(shard) = self.shard_mut(row.key) else { return };
@@ -293,13 +340,22 @@ mod tests {
             class: Class::Font,
             validator: 2,
             fresh_until_s: 3,
+            stale_if_error_s: 4000,
+            sharing: Sharing::Anyone,
+            embedding: Embedding::Own,
             set: 0,
         };
         Op::Object(row)
     }
 
     fn holder(id: u16, authority: &str, weight: u16) -> Op {
-        Op::Holder(HolderRow { id, authority: authority.into(), weight, lease_bytes_per_s: 10 })
+        Op::Holder(HolderRow {
+            id,
+            authority: authority.into(),
+            weight,
+            lease_bytes_per_s: 10,
+            blocked: Destinations::NONE,
+        })
     }
 
     fn table(ops: Vec<Op>) -> ReplicaTable {
@@ -313,6 +369,7 @@ mod tests {
         let table = table(vec![holder(1, "b.test", 1000), Op::Set { id: 0, holders: vec![1] }, object(7, MAX_SIZE)]);
         let found = table.find(7).unwrap();
         assert_eq!((found.size, found.class, found.holders), (MAX_SIZE, Class::Font, &[1u16][..]));
+        assert_eq!((found.sharing, found.embedding, found.stale_if_error_s), (Sharing::Anyone, Embedding::Own, 3600));
         assert_eq!(&*table.holder(1).unwrap().authority, "b.test");
         assert_eq!(table.find(8), None);
         assert!(table.holder(0).is_none());

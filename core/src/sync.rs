@@ -10,17 +10,23 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use siphasher::sip::SipHasher13;
 
 use crate::decide::{Steering, Targets};
+use crate::destination::Destinations;
+use crate::eligibility::Refusal;
 use crate::lookup::HashKey;
-use crate::object::{Class, Sha256};
+use crate::object::{Class, Embedding, Sha256, Sharing};
 
 /// Format version of the body; a reader accepts its own and says so otherwise.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 /// Most bytes of one frame in either direction: what the slowest proxy host still takes in without stalling its worker.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Most hot keys in one report.
 pub const MAX_HOT: usize = 64;
-/// Most returned keys in one report.
+/// Most returned keys in one report, and most keys in [`Report::contradicted`] and [`Report::questioned`].
 pub const MAX_RETURNED: usize = 64;
+/// Most paths in [`Report::wanted`].
+pub const MAX_WANTED: usize = 32;
+/// Most paths in [`Report::pages`].
+pub const MAX_PAGES: usize = 8;
 
 const MAGIC: [u8; 4] = *b"p2p\x01";
 const HEADER_BYTES: usize = 18;
@@ -81,6 +87,18 @@ pub struct Report {
     pub redirected_to: Vec<Redirected>,
     /// Keys that clients were sent back for, at most [`MAX_RETURNED`]; a hint, since clients can lie.
     pub returned: Vec<u64>,
+    /// Keys of objects for which the origin was seen to answer a plain request with another strong entity tag; at most
+    /// [`MAX_RETURNED`]. The VM has taken them out of its table.
+    pub contradicted: Vec<u64>,
+    /// Keys of objects for which the origin was seen to answer otherwise than with the version in the table, which proves
+    /// nothing; at most [`MAX_RETURNED`].
+    pub questioned: Vec<u64>,
+    /// Eligible requests by target that found nothing in the table, at most [`MAX_WANTED`] targets: what could be shared.
+    pub wanted: Vec<Wanted>,
+    /// Paths that browsers navigated to, at most [`MAX_PAGES`]: pages whose policy matters.
+    pub pages: Vec<String>,
+    /// Requests that stayed, by reason.
+    pub refused: Vec<Refused>,
     /// What the operator wants this site to carry itself.
     pub targets: Targets,
 }
@@ -98,6 +116,10 @@ pub struct Counts {
     pub redirected: u64,
     /// Bytes of their objects.
     pub redirected_bytes: u64,
+    /// Requests for objects in the table that the origin failed to answer.
+    pub origin_failures: u64,
+    /// Of these, requests that were redirected instead; also counted as redirected.
+    pub rescued: u64,
 }
 
 impl Counts {
@@ -108,7 +130,27 @@ impl Counts {
         self.eligible_bytes = self.eligible_bytes.saturating_add(other.eligible_bytes);
         self.redirected = self.redirected.saturating_add(other.redirected);
         self.redirected_bytes = self.redirected_bytes.saturating_add(other.redirected_bytes);
+        self.origin_failures = self.origin_failures.saturating_add(other.origin_failures);
+        self.rescued = self.rescued.saturating_add(other.rescued);
     }
+}
+
+/// A target that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Canonical target.
+    pub target: String,
+    /// Requests.
+    pub requests: u32,
+}
+
+/// Requests that stayed for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why.
+    pub reason: Refusal,
+    /// Requests.
+    pub requests: u64,
 }
 
 /// Redirects to one holder.
@@ -175,6 +217,8 @@ pub struct HolderRow {
     pub weight: u16,
     /// Bytes per second that it grants to this origin.
     pub lease_bytes_per_s: u64,
+    /// What browsers cannot load there because the site's own Content-Security-Policy forbids it, or may and nobody knows.
+    pub blocked: Destinations,
 }
 
 /// An object of which verified replicas exist.
@@ -188,10 +232,16 @@ pub struct ObjectRow {
     pub size: u64,
     /// What kind of object.
     pub class: Class,
-    /// Low half of the keyed hash of the strong entity tag; 0 for none.
+    /// [`HashKey::validator`] of the strong entity tag that the origin answers with; 0 if that is not known.
     pub validator: u32,
     /// Seconds since the Unix epoch until which this version may be served unasked; `u32::MAX` while the agent itself watches the file.
     pub fresh_until_s: u32,
+    /// Seconds after that for which a stale copy may stand in for a failing origin.
+    pub stale_if_error_s: u32,
+    /// Who may read it across origins.
+    pub sharing: Sharing,
+    /// Who may embed it.
+    pub embedding: Embedding,
     /// Number of the set of its holders.
     pub set: u16,
 }
@@ -298,15 +348,27 @@ mod tests {
         prop_oneof![
             (any::<u16>(), ".{0,40}", any::<u16>(), any::<u64>()).prop_map(
                 |(id, authority, weight, lease_bytes_per_s)| {
-                    Op::Holder(HolderRow { id, authority, weight, lease_bytes_per_s })
+                    Op::Holder(HolderRow { id, authority, weight, lease_bytes_per_s, blocked: Destinations::NONE })
                 }
             ),
             (any::<u16>(), prop::collection::vec(any::<u16>(), 0..40))
                 .prop_map(|(id, holders)| Op::Set { id, holders }),
-            (any::<u64>(), any::<[u8; 32]>(), any::<u64>(), 0..4usize, any::<u32>(), any::<u16>()).prop_map(
+            (any::<u64>(), any::<[u8; 32]>(), any::<u64>(), 0..6usize, any::<u32>(), any::<u16>()).prop_map(
                 |(key, digest, size, class, fresh_until_s, set)| {
                     let (sha256, class) = (Sha256(digest), Class::ALL[class]);
-                    Op::Object(ObjectRow { key, sha256, size, class, validator: 1, fresh_until_s, set })
+                    let (sharing, embedding) = (Sharing::SameOrigin, Embedding::Anyone);
+                    Op::Object(ObjectRow {
+                        key,
+                        sha256,
+                        size,
+                        class,
+                        validator: 1,
+                        fresh_until_s,
+                        stale_if_error_s: 9,
+                        sharing,
+                        embedding,
+                        set,
+                    })
                 }
             ),
             any::<u64>().prop_map(|key| Op::Remove { key }),

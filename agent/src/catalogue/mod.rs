@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use p2pcdn_core::object::{Class, ObjectRecord, Sha256, Sharing};
+use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
 use tokio::sync::watch as signal;
 
 use crate::clock::now_s;
@@ -167,13 +167,15 @@ impl Catalogue {
             content_type: content_type.to_owned(),
             etag: etag_of(&described.sha256),
             max_age_s: u32::try_from(self.site.max_age.as_secs()).unwrap_or(u32::MAX),
+            stale_if_error_s: 0,
             sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
             chunks: described.chunks,
             sequence: self.sequences.lock().unwrap_or_else(PoisonError::into_inner).next()?,
             expires_s: now_s() + RECORD_LIFE_S,
         };
         let signed = sign(&self.key, &record)?;
-        self.board.put_object(&record, class);
+        self.board.put_object(&record, class, Some(&record.etag), u32::MAX);
         let mut objects = self.write();
         let sha256 = record.sha256;
         let object = Arc::new(OwnObject { record, signed, class, stamp: described.stamp });

@@ -76,7 +76,10 @@ impl Board {
     }
 
     /// Describes the present version of an object; holders of another version are forgotten.
-    pub fn put_object(&self, record: &ObjectRecord, class: Class) {
+    ///
+    /// `etag` is the strong entity tag that the origin answers with, if that is known; `fresh_until_s` is in seconds since the
+    /// Unix epoch, `u32::MAX` for a file that the agent watches.
+    pub fn put_object(&self, record: &ObjectRecord, class: Class, etag: Option<&str>, fresh_until_s: u32) {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let known = inner.objects.remove(&record.path).filter(|known| known.row.sha256 == record.sha256);
@@ -85,8 +88,11 @@ impl Board {
             sha256: record.sha256,
             size: record.size,
             class,
-            validator: self.hash_key.of(b"", record.etag.as_bytes()) as u32,
-            fresh_until_s: u32::MAX,
+            validator: etag.map_or(0, |etag| self.hash_key.validator(etag.as_bytes())),
+            fresh_until_s,
+            stale_if_error_s: record.stale_if_error_s,
+            sharing: record.sharing,
+            embedding: record.embedding,
             set: 0,
         };
         let object = Object { row, holders: known.map(|known| known.holders).unwrap_or_default() };
@@ -125,7 +131,8 @@ impl Board {
         if at >= MAX_HOLDERS {
             return false;
         }
-        let row = HolderRow { id: at as u16, authority: authority.to_owned(), weight, lease_bytes_per_s };
+        let blocked = inner.peers.get(at).map(|peer| peer.row.blocked).unwrap_or_default();
+        let row = HolderRow { id: at as u16, authority: authority.to_owned(), weight, lease_bytes_per_s, blocked };
         match inner.peers.get_mut(at) {
             Some(peer) if peer.row == row => return true,
             Some(peer) => peer.row = row.clone(),

@@ -1,4 +1,4 @@
-use p2pcdn_core::object::{Class, Sharing};
+use p2pcdn_core::object::{Class, Embedding, Sharing};
 use p2pcdn_core::replica_table::ReplicaTable;
 use p2pcdn_core::sync::Progress;
 use proptest::prelude::*;
@@ -18,7 +18,9 @@ fn record(path: &str, version: u8) -> ObjectRecord {
         content_type: "image/png".into(),
         etag: "\"x\"".into(),
         max_age_s: 1,
+        stale_if_error_s: 0,
         sharing: Sharing::SameOrigin,
+        embedding: Embedding::Unstated,
         chunks: vec![Sha256([version; 32])],
         sequence: 1,
         expires_s: 1,
@@ -56,7 +58,7 @@ impl Vm {
 fn an_object_is_visible_while_somebody_holds_its_present_version() {
     let (board, mut vm) = (board(), Vm::new());
     board.set_peer("b.test", "r.b.test", 1000, 10);
-    board.put_object(&record("/x", 1), Class::Image);
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     vm.step(&board);
     assert_eq!(vm.holders(&board, "/x"), None);
 
@@ -64,7 +66,7 @@ fn an_object_is_visible_while_somebody_holds_its_present_version() {
     vm.step(&board);
     assert_eq!(vm.holders(&board, "/x"), Some(vec!["r.b.test".to_owned()]));
 
-    board.put_object(&record("/x", 2), Class::Image);
+    board.put_object(&record("/x", 2), Class::Image, None, u32::MAX);
     vm.step(&board);
     assert_eq!(vm.holders(&board, "/x"), None, "the holder has the former version");
     board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
@@ -78,11 +80,11 @@ fn an_object_is_visible_while_somebody_holds_its_present_version() {
 fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
     let (board, mut vm) = (board(), Vm::new());
     board.set_peer("b.test", "r.b.test", 1000, 10);
-    board.put_object(&record("/x", 1), Class::Image);
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
     vm.step(&board);
     board.remove_object("/x");
-    board.put_object(&record("/x", 2), Class::Image);
+    board.put_object(&record("/x", 2), Class::Image, None, u32::MAX);
     board.set_holder("/x", &Sha256([2; 32]), "b.test", true);
     let ops = board.changes_since(vm.have).ops;
     let objects = ops.iter().filter(|op| !matches!(op, Op::Set { .. }));
@@ -94,7 +96,7 @@ fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
 fn a_former_peer_is_no_holder_any_more() {
     let (board, mut vm) = (board(), Vm::new());
     board.set_peer("b.test", "r.b.test", 1000, 10);
-    board.put_object(&record("/x", 1), Class::Image);
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
     board.forget_holder("b.test");
     vm.step(&board);
@@ -121,7 +123,7 @@ fn a_vm_that_lags_behind_the_log_catches_up_by_snapshot_in_bounded_pages() {
     vm.step(&board);
     for i in 0..40_000 {
         let path = format!("/{i}");
-        board.put_object(&record(&path, 1), Class::Image);
+        board.put_object(&record(&path, 1), Class::Image, None, u32::MAX);
         board.set_holder(&path, &Sha256([1; 32]), "b.test", true);
         board.set_holder(&path, &Sha256([1; 32]), "b.test", false);
         board.set_holder(&path, &Sha256([1; 32]), "b.test", true);
@@ -146,7 +148,7 @@ fn a_vm_that_lags_behind_the_log_catches_up_by_snapshot_in_bounded_pages() {
 #[test]
 fn an_object_with_many_holders_shows_as_many_as_the_filter_takes() {
     let (board, mut vm) = (board(), Vm::new());
-    board.put_object(&record("/x", 1), Class::Image);
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     for i in 0..40 {
         let domain = format!("p{i}.test");
         board.set_peer(&domain, &domain, 1000, 10);
@@ -181,7 +183,7 @@ proptest! {
         let (board, mut vm) = (board(), Vm::new());
         for event in events {
             match event {
-                Event::Put(path, version) => board.put_object(&record(&format!("/{path}"), version), Class::Image),
+                Event::Put(path, version) => board.put_object(&record(&format!("/{path}"), version), Class::Image, None, u32::MAX),
                 Event::Remove(path) => board.remove_object(&format!("/{path}")),
                 Event::Hold(path, version, domain, holds) => {
                     board.set_holder(&format!("/{path}"), &Sha256([version; 32]), &format!("{domain}.test"), holds);

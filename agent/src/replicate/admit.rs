@@ -29,7 +29,7 @@ pub fn admit(host: &Host, usage: &Usage, record: &ObjectRecord, class: Class) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use p2pcdn_core::object::{Sha256, Sharing};
+    use p2pcdn_core::object::{Embedding, Sha256, Sharing};
     use proptest::prelude::*;
 
     fn host() -> Host {
@@ -52,7 +52,9 @@ mod tests {
             content_type: "image/png".into(),
             etag: "\"x\"".into(),
             max_age_s: 1,
+            stale_if_error_s: 0,
             sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
             chunks: vec![],
             sequence: 1,
             expires_s: 1,

@@ -203,7 +203,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             classes: keys.each("host.classes", ALL_CLASSES, class),
         },
         share: Share {
-            classes: keys.each("share.classes", ALL_CLASSES, class),
+            classes: keys.each("share.classes", LEAF_CLASSES, class),
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
             upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
@@ -215,7 +215,8 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     keys.finish(settings)
 }
 
-const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive"];
+const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive", "style", "script"];
+const LEAF_CLASSES: &[&str] = &["image", "media", "font", "archive"];
 
 fn authority(text: &str) -> Result<String, String> {
     if is_authority(text) {

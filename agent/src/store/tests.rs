@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use futures_util::TryStreamExt;
-use p2pcdn_core::object::{CHUNK_BYTES, Sharing};
+use p2pcdn_core::object::{CHUNK_BYTES, Embedding, Sharing};
 use sha2::Digest;
 
 use super::*;
@@ -36,7 +36,9 @@ impl Lab {
             content_type: "image/png".into(),
             etag: "\"x\"".into(),
             max_age_s: 1,
+            stale_if_error_s: 0,
             sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
             chunks: bytes.chunks(CHUNK_BYTES as usize).map(hash).collect(),
             sequence: 1,
             expires_s: u64::MAX,
