@@ -12,6 +12,8 @@ use walrus::{Module, passes};
 
 /// What the names of callbacks begin with; other exports (memory, allocator, ABI version, start) are no callbacks and stay.
 const CALLBACK: &str = "proxy_on_";
+/// The proxy's way to allocate, which is called whatever the list says, and is no callback but for its name.
+const ALLOCATOR: &str = "proxy_on_memory_allocate";
 
 /// Why the module could not be trimmed.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,7 @@ pub(super) fn drop_unused(built: &Path, config: &Path) -> Result<Vec<u8>, Callba
         let (path, config, callback) = (built.into(), config.into(), (*callback).to_owned());
         return Err(CallbackError::Missing { path, config, callback });
     }
-    let is_unused = |name: &str| name.starts_with(CALLBACK) && !allowed.contains(&name);
+    let is_unused = |name: &str| is_callback(name) && !allowed.contains(&name);
     let unused: Vec<_> = module.exports.iter().filter(|export| is_unused(&export.name)).map(|e| e.id()).collect();
     unused.into_iter().for_each(|export| module.exports.delete(export));
     passes::gc::run(&mut module);
@@ -46,7 +48,11 @@ pub(super) fn drop_unused(built: &Path, config: &Path) -> Result<Vec<u8>, Callba
 /// The callbacks on the capability list, each of which stands there on a line of its own: `name: {}`.
 fn callbacks(config: &str) -> Vec<&str> {
     let names = config.lines().filter_map(|line| line.trim().strip_suffix(": {}"));
-    names.filter(|name| name.starts_with(CALLBACK)).collect()
+    names.filter(|name| is_callback(name)).collect()
+}
+
+fn is_callback(export: &str) -> bool {
+    export.starts_with(CALLBACK) && export != ALLOCATOR
 }
 
 #[cfg(test)]
@@ -66,12 +72,14 @@ mod tests {
         let dist = Dist::find().unwrap();
         let exports = exports(&fs::read(dist.wasm).unwrap());
         let config = fs::read_to_string(dist.site_yaml).unwrap();
-        let built: Vec<_> = exports.iter().map(String::as_str).filter(|name| name.starts_with(CALLBACK)).collect();
+        let built: Vec<_> = exports.iter().map(String::as_str).filter(|name| is_callback(name)).collect();
         let mut allowed = callbacks(&config);
         allowed.sort_unstable();
         assert_eq!(built, allowed);
         assert!(!exports.contains("proxy_on_done") && !exports.contains("proxy_on_log"));
-        assert!(exports.contains("memory") && exports.contains("proxy_abi_version_0_2_1"), "{exports:?}");
+        for needed in ["memory", ALLOCATOR, "_initialize", "proxy_abi_version_0_2_1"] {
+            assert!(exports.contains(needed), "no {needed} in {exports:?}");
+        }
     }
 
     #[test]
