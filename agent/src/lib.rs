@@ -13,6 +13,7 @@ pub mod http_server;
 pub mod identity;
 pub mod load;
 pub mod local_api;
+pub mod policy;
 pub mod publish;
 pub mod replicate;
 pub mod run;
