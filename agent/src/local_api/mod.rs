@@ -14,6 +14,7 @@ use crate::catalogue::Catalogue;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
+use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::holders::Holders;
 use crate::replicate::share::Sharer;
@@ -34,6 +35,8 @@ pub struct LocalApi {
     pub membership: Arc<Membership>,
     /// How acquaintances go.
     pub introducer: Arc<Introducer>,
+    /// What the site's own pages allow.
+    pub policy: Arc<PolicyWatch>,
     /// Own objects; none on a site that only hosts.
     pub catalogue: Option<Arc<Catalogue>>,
     /// Offers to peers; none on a site that only hosts.

@@ -5,8 +5,8 @@
 //! name. The [`watch`] keeps that current and tells the filter.
 
 pub mod html;
-//page
-//watch
+pub mod page;
+pub mod watch;
 
 use std::collections::BTreeSet;
 

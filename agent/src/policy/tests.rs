@@ -64,13 +64,15 @@ fn every_header_every_list_and_every_meta_counts_and_reports_do_not() {
     assert_eq!(names(blocked(&meta, SITE, REPLICA)), ["images"]);
     let both = page(&["font-src 'self'"], "<meta http-equiv='Content-Security-Policy' content=\"img-src 'self'\">");
     assert_eq!(names(blocked(&both, SITE, REPLICA)), ["images", "fonts"]);
-    let report = ("content-security-policy-report-only".parse().unwrap(), HeaderValue::from_static("default-src 'none'"));
+    let report =
+        ("content-security-policy-report-only".parse().unwrap(), HeaderValue::from_static("default-src 'none'"));
     assert!(Policies::of_page(&HeaderMap::from_iter([report]), b"").is_empty());
 }
 
 #[test]
 fn pages_together_allow_what_each_of_them_allows() {
-    let pages = [page(&["img-src *"], ""), page(&["img-src https://replica.b.test"], ""), page(&["media-src 'self'"], "")];
+    let pages =
+        [page(&["img-src *"], ""), page(&["img-src https://replica.b.test"], ""), page(&["media-src 'self'"], "")];
     let strictest = strictest(&pages);
     assert_eq!(names(blocked(&strictest, SITE, REPLICA)), ["media"]);
     assert_eq!(names(blocked(&strictest, SITE, "replica.c.test")), ["images", "media"]);
@@ -87,7 +89,10 @@ fn pages_that_differ_in_nonces_alone_share_a_policy() {
 fn an_objection_names_the_directive_that_forbids() {
     let found = objections(&Policies::declared("default-src 'self'; img-src data:"), SITE, REPLICA).unwrap();
     let of = |destination| found.iter().find(|objection| objection.destination == destination).unwrap();
-    assert_eq!((of(Destination::Image).directive.as_str(), &of(Destination::Image).sources[..]), ("img-src", &["data:".to_owned()][..]));
+    assert_eq!(
+        (of(Destination::Image).directive.as_str(), &of(Destination::Image).sources[..]),
+        ("img-src", &["data:".to_owned()][..])
+    );
     assert_eq!(of(Destination::Font).directive, "default-src");
 }
 
@@ -117,8 +122,11 @@ fn policy_text() -> impl Strategy<Value = String> {
         "\\PC{0,10}",
     ];
     let sources = prop::collection::vec(source, 0..4);
-    prop::collection::vec((directive, sources).prop_map(|(name, sources)| format!("{name} {}", sources.join(" "))), 0..4)
-        .prop_map(|directives| directives.join(";"))
+    prop::collection::vec(
+        (directive, sources).prop_map(|(name, sources)| format!("{name} {}", sources.join(" "))),
+        0..4,
+    )
+    .prop_map(|directives| directives.join(";"))
 }
 
 proptest! {
