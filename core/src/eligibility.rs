@@ -14,7 +14,7 @@ pub enum Client {
     Browser(Destination),
     /// A command-line client or library.
     Tool {
-        /// Whether it understands a Metalink document (RFC 5854).
+        /// Whether it asks for a Metalink document (RFC 5854) and not for the object itself.
         takes_metalink: bool,
     },
 }
@@ -224,8 +224,8 @@ fn judge_browser(head: &RequestHead<'_>, target: &str, rules: &Rules) -> Result<
         _ => return Err(Refusal::Destination),
     };
     let is_embed = matches!(destination, Destination::Image | Destination::Media | Destination::Font);
-    let is_welcome = is_own || destination == Destination::Download;
-    if !is_welcome && !(is_embed && head.fetch_site.is_some() && is_below(target, &rules.cross_site_paths)) {
+    let is_opted_in = is_embed && head.fetch_site.is_some() && is_below(target, &rules.cross_site_paths);
+    if !(is_own || destination == Destination::Download || is_opted_in) {
         return Err(Refusal::CrossSite);
     }
     if is_cors && head.has_cookie {
@@ -244,7 +244,10 @@ fn judge_tool(head: &RequestHead<'_>) -> Result<Client, Refusal> {
     if has(Some(agent), b"Mozilla/") || agent.starts_with(b"git/") {
         return Err(Refusal::UserAgent);
     }
-    Ok(Client::Tool { takes_metalink: has(head.accept, b"application/metalink4+xml") })
+    // aria2 names the type beside `*/*`, and would then save the document under the object's name.
+    let names_it = has(head.accept, b"application/metalink4+xml");
+    let takes_object = has(head.accept, b"*/*") || has(head.accept, b"application/*");
+    Ok(Client::Tool { takes_metalink: names_it && !takes_object })
 }
 
 fn is_click(head: &RequestHead<'_>) -> bool {

@@ -55,14 +55,10 @@ pub fn write_digest(out: &mut Vec<u8>, sha256: &Sha256) {
     out.extend_from_slice(BASE64_STANDARD.encode(sha256.0).as_bytes());
 }
 
-/// Adds a further place where a download tool finds the same bytes (RFC 6249). `url` is one of [`write_location`], which has no `>`.
-pub fn write_duplicate(out: &mut Vec<u8>, url: &[u8]) {
-    if !out.is_empty() {
-        out.extend_from_slice(b", ");
-    }
-    out.push(b'<');
-    out.extend_from_slice(url);
-    out.extend_from_slice(b">; rel=duplicate");
+/// A further place where a download tool finds the same bytes (RFC 6249); aria2 1.36 reads one a header, and only without quotes.
+/// `url` is one of [`write_location`], which has no `>`.
+pub fn duplicate(url: &[u8]) -> Vec<u8> {
+    [b"<", url, b">; rel=duplicate"].concat()
 }
 
 /// Writes the replica's URL into `out`, which is cleared first; `false`, and nothing written, if `origin` has a byte that no authority has.
@@ -115,10 +111,7 @@ mod tests {
         let mut out = b"old".to_vec();
         write_digest(&mut out, &Sha256([0; 32]));
         assert_eq!(out, b"SHA-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
-        out.clear();
-        write_duplicate(&mut out, b"https://b.test/x");
-        write_duplicate(&mut out, b"https://c.test/x");
-        assert_eq!(out, b"<https://b.test/x>; rel=duplicate, <https://c.test/x>; rel=duplicate");
+        assert_eq!(duplicate(b"https://b.test/x"), b"<https://b.test/x>; rel=duplicate");
     }
 
     proptest! {

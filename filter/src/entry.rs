@@ -43,12 +43,11 @@ impl HttpContext for Request<Proxy> {
     fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         match self.head() {
             Verdict::Redirected => Action::Pause,
-            Verdict::Local | Verdict::Returned => Action::Continue,
+            Verdict::Local | Verdict::Watched(_) | Verdict::Returned { .. } => Action::Continue,
         }
     }
 
     fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
-        self.complete_response();
-        Action::Continue
+        if self.complete_response() { Action::Pause } else { Action::Continue }
     }
 }

@@ -41,8 +41,12 @@ pub trait Host: Clone {
 
     /// All headers of the current request in the proxy's encoding, for [`pairs`].
     fn request_headers(&self) -> Vec<u8>;
-    /// Answers the current request with an empty body.
-    fn respond(&self, status: u16, headers: &[(&str, &[u8])]);
+    /// Answers the current request, before or in place of the origin.
+    fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]);
+    /// `:status` of the current response.
+    fn response_status(&self) -> Option<u16>;
+    /// A header of the current response; the first of that name.
+    fn response_header(&self, name: &str) -> Option<Vec<u8>>;
     /// Sets a header of the current response, in place of all of that name.
     fn set_response_header(&self, name: &str, value: &[u8]);
 
@@ -98,11 +102,11 @@ fn take<'a>(text: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 
 /// The encoding that [`pairs`] reads.
 #[cfg(any(test, target_arch = "wasm32"))]
-pub(crate) fn encode_pairs(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let text = headers.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
+pub(crate) fn encode_pairs<'a>(headers: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Vec<u8> {
+    let text = headers.clone().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
     let mut map = Vec::with_capacity(4 + 8 * headers.len() + text);
     map.extend_from_slice(&(headers.len() as u32).to_le_bytes());
-    for (name, value) in headers {
+    for (name, value) in headers.clone() {
         map.extend_from_slice(&(name.len() as u32).to_le_bytes());
         map.extend_from_slice(&(value.len() as u32).to_le_bytes());
     }
@@ -124,7 +128,7 @@ mod tests {
         #[test]
         fn header_maps_survive_their_encoding(headers in prop::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..8)) {
             let headers: Vec<(&[u8], &[u8])> = headers.iter().map(|(n, v)| (&n[..], &v[..])).collect();
-            let map = encode_pairs(&headers);
+            let map = encode_pairs(headers.iter().copied());
             prop_assert_eq!(pairs(&map).collect::<Vec<_>>(), headers);
         }
 

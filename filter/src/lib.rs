@@ -17,6 +17,7 @@ pub mod first_hand;
 pub mod host;
 pub mod hot;
 pub mod metrics;
+mod redirect;
 pub mod request;
 pub mod response;
 pub mod root;

@@ -1,24 +1,13 @@
-//! What operators watch; resolved once, when the filter is configured.
+//! What operators watch; resolved once, when the filter is configured, and brought up to date on every tick.
 
 use p2pcdn_core::eligibility::Refusal;
 
 use crate::host::{Host, MetricId, MetricKind};
+use crate::tally::ByReason;
 
 /// Numbers of the filter's metrics in the proxy. Envoy shows them below `wasmcustom.`.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// `p2pcdn.requests`: requests that reached the filter.
-    pub requests: MetricId,
-    /// `p2pcdn.eligible`: requests that could have been redirected, for a fresh object in the table.
-    pub eligible: MetricId,
-    /// `p2pcdn.redirected`: requests that were.
-    pub redirected: MetricId,
-    /// `p2pcdn.would_redirect`: requests that would have been, in mode `observe`.
-    pub would_redirect: MetricId,
-    /// `p2pcdn.returned`: requests for a return URL of an object in the table.
-    pub returned: MetricId,
-    /// `p2pcdn.excluded`: requests below an excluded prefix.
-    pub excluded: MetricId,
     /// `p2pcdn.sync_failures`: exchanges with the agent that came to nothing.
     pub sync_failures: MetricId,
     /// `p2pcdn.in_flight`: requests in flight in all VMs, as of the last tick.
@@ -33,7 +22,35 @@ pub struct Metrics {
     pub table_objects: MetricId,
     /// `p2pcdn.heartbeat_s`: when any VM last heard from the agent, in seconds since the Unix epoch.
     pub heartbeat_s: MetricId,
+    requests: MetricId,
+    eligible: MetricId,
+    redirected: MetricId,
+    would_redirect: MetricId,
+    returned: MetricId,
+    origin_failures: MetricId,
+    rescued: MetricId,
     refused: [MetricId; Refusal::ALL.len()],
+}
+
+/// Requests since the last tick; a host call for each would cost more than counting here.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// `p2pcdn.requests`: requests that reached the filter.
+    pub requests: u32,
+    /// `p2pcdn.eligible`: requests that could have been redirected, for a fresh object in the table.
+    pub eligible: u32,
+    /// `p2pcdn.redirected`: requests that were.
+    pub redirected: u32,
+    /// `p2pcdn.would_redirect`: requests that would have been, in mode `observe`.
+    pub would_redirect: u32,
+    /// `p2pcdn.returned`: requests for a return URL of an object in the table.
+    pub returned: u32,
+    /// `p2pcdn.origin_failures`: requests for objects in the table that the origin failed to answer.
+    pub origin_failures: u32,
+    /// `p2pcdn.rescued`: of these, requests that were redirected instead.
+    pub rescued: u32,
+    /// `p2pcdn.refused.<reason>`: requests that stayed.
+    pub refused: ByReason,
 }
 
 impl Metrics {
@@ -42,12 +59,6 @@ impl Metrics {
         let counter = |name: &str| host.define(MetricKind::Counter, name);
         let gauge = |name: &str| host.define(MetricKind::Gauge, name);
         Self {
-            requests: counter("p2pcdn.requests"),
-            eligible: counter("p2pcdn.eligible"),
-            redirected: counter("p2pcdn.redirected"),
-            would_redirect: counter("p2pcdn.would_redirect"),
-            returned: counter("p2pcdn.returned"),
-            excluded: counter("p2pcdn.excluded"),
             sync_failures: counter("p2pcdn.sync_failures"),
             in_flight: gauge("p2pcdn.in_flight"),
             fraction_ppm: gauge("p2pcdn.fraction_ppm"),
@@ -55,12 +66,34 @@ impl Metrics {
             table_version: gauge("p2pcdn.table_version"),
             table_objects: gauge("p2pcdn.table_objects"),
             heartbeat_s: gauge("p2pcdn.heartbeat_s"),
+            requests: counter("p2pcdn.requests"),
+            eligible: counter("p2pcdn.eligible"),
+            redirected: counter("p2pcdn.redirected"),
+            would_redirect: counter("p2pcdn.would_redirect"),
+            returned: counter("p2pcdn.returned"),
+            origin_failures: counter("p2pcdn.origin_failures"),
+            rescued: counter("p2pcdn.rescued"),
             refused: Refusal::ALL.map(|refusal| counter(&format!("p2pcdn.refused.{}", refusal.name()))),
         }
     }
 
-    /// `p2pcdn.refused.<name>`: requests that stayed for this reason.
-    pub fn refused(&self, refusal: Refusal) -> MetricId {
-        self.refused.get(refusal as usize).copied().flatten()
+    /// Adds what was counted to the proxy's counters.
+    pub fn show<H: Host>(&self, host: &H, counted: &Counted) {
+        let counters = [
+            (self.requests, counted.requests),
+            (self.eligible, counted.eligible),
+            (self.redirected, counted.redirected),
+            (self.would_redirect, counted.would_redirect),
+            (self.returned, counted.returned),
+            (self.origin_failures, counted.origin_failures),
+            (self.rescued, counted.rescued),
+        ];
+        for (metric, n) in counters.into_iter().filter(|(_, n)| *n > 0) {
+            host.add(metric, n);
+        }
+        for refused in counted.refused.counts() {
+            let metric = self.refused.get(refused.reason as usize).copied().flatten();
+            host.add(metric, u32::try_from(refused.requests).unwrap_or(u32::MAX));
+        }
     }
 }

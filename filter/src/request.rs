@@ -3,14 +3,15 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use p2pcdn_core::decide::{Candidate, choose, is_full, leaves};
-use p2pcdn_core::eligibility::{Client, Refusal, RequestHead};
-use p2pcdn_core::lookup::returned_path;
-use p2pcdn_core::redirect::{HEADERS, STATUS, write_location};
+use p2pcdn_core::decide::{Candidate, is_full, leaves};
+use p2pcdn_core::eligibility::{Accepted, Client, Refusal, judge, judge_condition, judge_object};
+use p2pcdn_core::lookup::{canonical_path, returned_path};
+use p2pcdn_core::replica_table::{Found, ReplicaTable};
+use p2pcdn_core::request_head::RequestHead;
 
 use crate::host::{Host, now_ms, pairs};
+use crate::redirect::Leaving;
 use crate::root::Vm;
-use crate::settings::Mode;
 
 /// One request and, later, its response.
 #[derive(Debug)]
@@ -26,10 +27,26 @@ pub struct Request<H: Host> {
 pub enum Verdict {
     /// It continues to the origin.
     Local,
+    /// It continues to the origin, whose answer is compared with what the table says.
+    Watched(Watched),
     /// It continues to the origin, which a host sent the client back to.
-    Returned,
+    Returned {
+        /// Whether the object is in the table, and so public.
+        is_known: bool,
+    },
     /// It has been answered.
     Redirected,
+}
+
+/// An object in the table that the origin is about to answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watched {
+    /// The object's key.
+    pub key: u64,
+    /// See [`p2pcdn_core::sync::ObjectRow::validator`].
+    pub validator: u32,
+    /// Whether the answer tells first-hand if the table is right: it is the first in its period, and a stranger's.
+    pub is_first_hand: bool,
 }
 
 impl<H: Host> Request<H> {
@@ -71,97 +88,103 @@ impl<H: Host> Vm<H> {
         let mut head = RequestHead::default();
         pairs(headers).for_each(|(name, value)| head.observe(name, value));
         self.count_request();
-        if let Some(path) = returned_path(head.path) {
-            return self.note_return(head.authority, path);
+        if let Some(target) = returned_path(head.path) {
+            return self.note_return(head.authority, target);
         }
-        match head.judge() {
-            Err(refusal) => self.host.add(self.metrics.refused(refusal), 1),
-            Ok((_, path)) if self.settings.exclude.iter().any(|prefix| path.starts_with(&**prefix)) => {
-                self.host.add(self.metrics.excluded, 1);
+        let is_full = is_full(self.in_flight_everywhere(), self.settings.in_flight_limit);
+        let accepted = judge(&head, &self.settings.rules, is_full);
+        accepted.and_then(|accepted| self.consider(&head, accepted, is_full)).unwrap_or_else(|refusal| {
+            if head.is_page() {
+                self.note_page(head.path);
             }
-            Ok((client, path)) => {
-                if self.choose_replica(&head, client, path).is_some() {
-                    return self.redirect();
-                }
-            }
-        }
-        Verdict::Local
+            self.refuse(refusal);
+            Verdict::Local
+        })
     }
 
-    fn note_return(&mut self, authority: &[u8], path: &[u8]) -> Verdict {
-        let key = self.hash_key.of(authority, path);
-        if self.table.find(key).is_none() {
-            return Verdict::Local;
+    fn note_return(&mut self, authority: &[u8], target: &[u8]) -> Verdict {
+        let key = self.hash_key.of(authority, target);
+        let is_known = self.table.find(key).is_some();
+        if is_known {
+            self.tally.returned.note(key);
+            self.counted.returned = self.counted.returned.saturating_add(1);
         }
-        self.tally.returned(key);
-        self.host.add(self.metrics.returned, 1);
-        Verdict::Returned
+        Verdict::Returned { is_known }
     }
 
-    /// Writes the location if the request leaves, having counted and drawn on the holder's lease; `None` if it stays.
-    fn choose_replica(&mut self, head: &RequestHead<'_>, client: Client, path: &str) -> Option<()> {
-        let key = self.hash_key.of(head.authority, path.as_bytes());
-        if self.has_table() {
-            self.tally.hot.count(key, 1);
+    fn note_page(&mut self, target: &[u8]) {
+        // Queries may name people.
+        let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+        if let Ok(path) = canonical_path(path) {
+            self.tally.page(path);
         }
-        let found = self.table.find(key)?;
+    }
+
+    /// Looks the object up and, if the request leaves, answers it.
+    fn consider(&mut self, head: &RequestHead<'_>, accepted: Accepted<'_>, is_full: bool) -> Result<Verdict, Refusal> {
+        if !self.has_table() {
+            return Err(Refusal::Unknown);
+        }
+        let Accepted { client, target } = accepted;
+        let key = self.hash_key.of(head.authority, target.as_bytes());
+        self.tally.hot.count(key, 1, || ());
+        let Some(found) = self.table.find(key) else {
+            self.tally.wanted.count(key, 1, || target.to_owned());
+            return Err(Refusal::Unknown);
+        };
+        judge_object(client, found.class, found.size, &self.settings.rules)?;
+        judge_condition(head.etag, found.validator, |etag| self.hash_key.validator(etag))?;
+        let watched = |is_first_hand| Verdict::Watched(Watched { key, validator: found.validator, is_first_hand });
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
-        let is_fresh = self.is_current(now_ms) && u64::from(found.fresh_until_s) > now_s;
-        if !is_fresh || found.size < self.settings.min_bytes {
-            return None;
+        if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {
+            let verdict = watched(false);
+            self.refuse(Refusal::Stale);
+            return Ok(verdict);
         }
-        if !client.takes(found.class) || !self.settings.classes.contains(&found.class) {
-            self.host.add(self.metrics.refused(Refusal::Class), 1);
-            return None;
+        if !found.holders.iter().any(|id| self.table.holder(*id).is_some_and(|h| !is_blocked(h.blocked, client))) {
+            return Err(Refusal::Policy);
         }
         let bytes = if head.method == b"HEAD" { 0 } else { found.size };
         self.tally.counts.eligible = self.tally.counts.eligible.saturating_add(1);
         self.tally.counts.eligible_bytes = self.tally.counts.eligible_bytes.saturating_add(bytes);
-        self.host.add(self.metrics.eligible, 1);
+        self.counted.eligible = self.counted.eligible.saturating_add(1);
 
-        let steering = self.word.steering;
-        let is_full = is_full(self.in_flight_everywhere(), self.settings.in_flight_limit);
         let is_seen = self.first_hand.seen(key, now_s);
-        if !leaves(&steering, is_full, self.draws.ppm()) || !(is_seen || is_full) {
-            return None;
+        let stays = watched(!is_seen && head.is_plain());
+        if !leaves(&self.word.steering, is_full, self.draws.ppm()) || !(is_seen || is_full) {
+            return Ok(stays);
         }
-        let table = &self.table;
-        self.candidates.clear();
-        self.candidates.extend(found.holders.iter().filter_map(|id| {
-            let holder = table.holder(*id)?;
-            let can_take = holder.weight > 0 && holder.lease.is_open();
-            can_take.then_some(Candidate { holder: *id, weight: holder.weight })
-        }));
-        let chosen = choose(&self.candidates, steering.pure_balancer, self.turn, self.draws.ppm())?;
-        self.turn = self.turn.wrapping_add(1);
-        let name = &table.holder(chosen)?.authority;
-        if !write_location(&mut self.location, name, head.authority, found.sha256, path) {
-            return None;
-        }
-        self.table.holder_mut(chosen)?.lease.draw(bytes);
-        if self.settings.mode == Mode::On {
-            self.tally.counts.redirected = self.tally.counts.redirected.saturating_add(1);
-            self.tally.counts.redirected_bytes = self.tally.counts.redirected_bytes.saturating_add(bytes);
-            self.tally.redirected(chosen, 1, bytes);
-        }
-        Some(())
+        gather(&mut self.candidates, &self.table, &found, client);
+        let leaving = Leaving::of(&found, now_s);
+        Ok(if self.send_away(head, accepted, &leaving) { Verdict::Redirected } else { stays })
     }
 
-    fn redirect(&self) -> Verdict {
-        if self.settings.mode == Mode::Observe {
-            self.host.add(self.metrics.would_redirect, 1);
-            return Verdict::Local;
-        }
-        let [cache, referrer] = HEADERS;
-        self.host.respond(STATUS, &[("location", &self.location), cache, referrer]);
-        self.host.add(self.metrics.redirected, 1);
-        Verdict::Redirected
+    fn refuse(&mut self, refusal: Refusal) {
+        self.counted.refused.count(refusal, 1);
+        self.tally.refused.count(refusal, 1);
     }
 
     fn count_request(&mut self) {
         self.has_served = true;
         self.tally.counts.requests = self.tally.counts.requests.saturating_add(1);
-        self.host.add(self.metrics.requests, 1);
+        self.counted.requests = self.counted.requests.saturating_add(1);
+    }
+}
+
+/// Whoever of the object's holders could be sent this client now.
+pub(crate) fn gather(candidates: &mut Vec<Candidate>, table: &ReplicaTable, found: &Found<'_>, client: Client) {
+    candidates.clear();
+    candidates.extend(found.holders.iter().filter_map(|id| {
+        let holder = table.holder(*id)?;
+        let can_take = holder.weight > 0 && holder.lease.is_open() && !is_blocked(holder.blocked, client);
+        can_take.then_some(Candidate { holder: *id, weight: holder.weight })
+    }));
+}
+
+fn is_blocked(blocked: p2pcdn_core::destination::Destinations, client: Client) -> bool {
+    match client {
+        Client::Browser(destination) => blocked.contains(destination),
+        Client::Tool { .. } => false,
     }
 }

@@ -11,7 +11,7 @@ use p2pcdn_core::sync::{FrameError, Have, MAX_FRAME_BYTES, Report, Update, decod
 use crate::agreed::{Agreed, KEY, Load, Word, is_ahead};
 use crate::first_hand::FirstHand;
 use crate::host::{Host, Level, now_ms};
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::request::Request;
 use crate::settings::{Mode, Settings};
 use crate::tally::Tally;
@@ -88,6 +88,7 @@ pub struct Vm<H> {
     pub(crate) hash_key: HashKey,
     pub(crate) word: Word,
     pub(crate) tally: Tally,
+    pub(crate) counted: Counted,
     pub(crate) first_hand: FirstHand,
     pub(crate) draws: Draws,
     pub(crate) turn: u64,
@@ -163,6 +164,7 @@ impl<H: Host> Vm<H> {
             hash_key: HashKey::default(),
             word: Word::default(),
             tally: Tally::default(),
+            counted: Counted::default(),
             first_hand: FirstHand::new(settings.stay_local_s),
             number: draws.number(),
             draws,
@@ -209,6 +211,7 @@ impl<H: Host> Vm<H> {
         self.refill_leases(now_ms);
         self.agree(now_ms);
         self.report(now_ms);
+        self.metrics.show(&self.host, &std::mem::take(&mut self.counted));
     }
 
     fn refill_leases(&mut self, now_ms: u64) {
@@ -248,9 +251,14 @@ impl<H: Host> Vm<H> {
             interval_ms: u32::try_from(now_ms.saturating_sub(self.reported_ms)).unwrap_or(u32::MAX),
             counts: sent.counts,
             in_flight: self.in_flight,
-            hot: sent.hot.counts().collect(),
+            hot: sent.hot.counts().map(|(key, (), requests)| (key, requests)).collect(),
             redirected_to: sent.redirected_to().to_vec(),
-            returned: sent.returned_keys().to_vec(),
+            returned: sent.returned.as_slice().to_vec(),
+            contradicted: sent.contradicted.as_slice().to_vec(),
+            questioned: sent.questioned.as_slice().to_vec(),
+            wanted: sent.wanted_targets(),
+            pages: sent.pages().to_vec(),
+            refused: sent.refused.counts().collect(),
             targets: self.settings.targets,
         };
         let settings = &self.settings;

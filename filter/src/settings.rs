@@ -1,16 +1,29 @@
 //! The filter's configuration: JSON in, checked settings or every error at once out.
 
 use p2pcdn_core::decide::Targets;
+use p2pcdn_core::eligibility::Rules;
 use p2pcdn_core::lookup::MAX_PATH_BYTES;
 use p2pcdn_core::object::Class;
+use p2pcdn_core::redirect::MAX_LIFETIME_S;
 
 mod reader;
 
 use reader::Reader;
 pub use reader::{ConfigError, Problem};
 
-/// Most prefixes in `exclude`: each is compared on the request path.
-pub const MAX_EXCLUDED: usize = 64;
+/// Most prefixes in one list: each is compared on the request path.
+pub const MAX_PREFIXES: usize = 64;
+/// Most query parameters.
+pub const MAX_QUERIES: usize = 16;
+
+/// Who is sent to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Each request anew.
+    None,
+    /// Requests from one address to one holder, so that a page comes from few connections.
+    Client,
+}
 
 /// What the filter does with its decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +45,6 @@ pub struct Settings {
     pub agent_timeout_ms: u32,
     /// `tick_ms`: time between exchanges with the agent; 250, within 25 to 2000.
     pub tick_ms: u32,
-    /// `min_bytes`: smallest object worth a redirect; 8192, at most 1 GiB.
-    pub min_bytes: u64,
     /// `max_objects`: most objects in the table of each VM, at up to 72 bytes; 1 048 576, within 1 to 8 388 608.
     pub max_objects: usize,
     /// `target.requests_per_s`, `target.egress_bytes_per_s`, `target.in_flight`: what the site carries itself; 0, none.
@@ -43,10 +54,18 @@ pub struct Settings {
     pub in_flight_limit: u32,
     /// `stay_local_s`: in every such period, the first request for an object stays in each VM; 10 s, at most 3600; 0, never.
     pub stay_local_s: u32,
-    /// `classes`: what may be redirected; all of `image`, `media`, `font`, `archive`.
-    pub classes: Vec<Class>,
-    /// `exclude`: path prefixes that are never redirected, at most [`MAX_EXCLUDED`]; none.
-    pub exclude: Vec<String>,
+    /// `min_bytes`: 8192, at most 1 GiB. `classes`: all. `exclude`, `fetch_paths`, `plain_style_paths`, `download_paths` and
+    /// `cross_site_paths`: at most [`MAX_PREFIXES`] each; none. `queries`: at most [`MAX_QUERIES`]; none. `ranges`: `from_start`, or
+    /// `any`.
+    pub rules: Rules,
+    /// `affinity`: whether a `client` address is always sent to the same holder; `none`.
+    pub affinity: Affinity,
+    /// `redirect_max_age_s`: how long a browser may keep a redirect; 0 s, at most [`MAX_LIFETIME_S`].
+    pub redirect_max_age_s: u32,
+    /// `metalink`: whether download tools are told every place and the digest; true.
+    pub metalink: bool,
+    /// `rescue`: whether a request that the origin fails to answer is redirected; true.
+    pub rescue: bool,
     /// `mode`: `on`, `observe` or `off`; `on`.
     pub mode: Mode,
 }
@@ -65,7 +84,6 @@ impl Settings {
             agent_cluster: read.required_text("agent.cluster", 255),
             agent_timeout_ms: read.number("agent.timeout_ms", 1000, 10, 10_000),
             tick_ms: read.number("tick_ms", 250, 25, 2000),
-            min_bytes: read.number("min_bytes", 8192, 0, 1 << 30),
             max_objects: read.number("max_objects", 1 << 20, 1, 1 << 23),
             targets: Targets {
                 requests_per_s: read.number("target.requests_per_s", 0, 0, u32::MAX.into()),
@@ -75,8 +93,21 @@ impl Settings {
             },
             in_flight_limit: read.number("in_flight_limit", 0, 0, u32::MAX.into()),
             stay_local_s: read.number("stay_local_s", 10, 0, 3600),
-            classes: read.words("classes", &Class::ALL.map(|class| (class.name(), class))),
-            exclude: read.prefixes("exclude", MAX_EXCLUDED, MAX_PATH_BYTES),
+            rules: Rules {
+                min_bytes: read.number("min_bytes", 8192, 0, 1 << 30),
+                classes: read.words("classes", &Class::ALL.map(|class| (class.name(), class))),
+                exclude: read.prefixes("exclude", MAX_PREFIXES, MAX_PATH_BYTES),
+                queries: read.parameters("queries", MAX_QUERIES, 64),
+                fetch_paths: read.prefixes("fetch_paths", MAX_PREFIXES, MAX_PATH_BYTES),
+                plain_style_paths: read.prefixes("plain_style_paths", MAX_PREFIXES, MAX_PATH_BYTES),
+                download_paths: read.prefixes("download_paths", MAX_PREFIXES, MAX_PATH_BYTES),
+                cross_site_paths: read.prefixes("cross_site_paths", MAX_PREFIXES, MAX_PATH_BYTES),
+                any_range: read.word("ranges", false, &[("from_start", false), ("any", true)]),
+            },
+            affinity: read.word("affinity", Affinity::None, &[("none", Affinity::None), ("client", Affinity::Client)]),
+            redirect_max_age_s: read.number("redirect_max_age_s", 0, 0, MAX_LIFETIME_S.into()),
+            metalink: read.flag("metalink", true),
+            rescue: read.flag("rescue", true),
             mode: read.word("mode", Mode::On, &[("on", Mode::On), ("observe", Mode::Observe), ("off", Mode::Off)]),
         }
     }
@@ -94,8 +125,8 @@ mod tests {
     #[test]
     fn only_the_agents_cluster_is_required() {
         let settings = Settings::parse(br#"{"agent": {"cluster": "p2pcdn_agent"}}"#).unwrap();
-        assert_eq!((settings.tick_ms, settings.min_bytes, settings.stay_local_s), (250, 8192, 10));
-        assert_eq!((settings.mode, settings.classes.len()), (Mode::On, 4));
+        assert_eq!((settings.tick_ms, settings.rules.min_bytes, settings.stay_local_s), (250, 8192, 10));
+        assert_eq!((settings.mode, settings.rules.classes.len()), (Mode::On, 6));
         assert_eq!(settings.targets, Targets { pure_balancer_at: 5.0, ..Targets::default() });
         assert_eq!(errors("{}"), ["agent.cluster: is required"]);
     }
@@ -105,20 +136,35 @@ mod tests {
         let json = br#"{
             "agent": {"cluster": "a", "timeout_ms": 500}, "tick_ms": 100, "min_bytes": 1, "max_objects": 2,
             "target": {"requests_per_s": 3, "egress_bytes_per_s": 4.0, "in_flight": 5}, "pure_balancer_at": 2.5,
-            "in_flight_limit": 6, "stay_local_s": 7, "classes": ["font"], "exclude": ["/private/"], "mode": "observe"
+            "in_flight_limit": 6, "stay_local_s": 7, "classes": ["font"], "exclude": ["/private/"], "mode": "observe",
+            "queries": ["v"], "fetch_paths": ["/a"], "plain_style_paths": ["/b"], "download_paths": ["/c"],
+            "cross_site_paths": ["/d"], "ranges": "any", "affinity": "client", "redirect_max_age_s": 30,
+            "metalink": false, "rescue": false
         }"#;
         let settings = Settings::parse(json).unwrap();
         let expected = Settings {
             agent_cluster: "a".into(),
             agent_timeout_ms: 500,
             tick_ms: 100,
-            min_bytes: 1,
             max_objects: 2,
             targets: Targets { requests_per_s: 3, egress_bytes_per_s: 4, in_flight: 5, pure_balancer_at: 2.5 },
             in_flight_limit: 6,
             stay_local_s: 7,
-            classes: vec![Class::Font],
-            exclude: vec!["/private/".into()],
+            rules: Rules {
+                min_bytes: 1,
+                classes: vec![Class::Font],
+                exclude: vec!["/private/".into()],
+                queries: vec!["v".into()],
+                fetch_paths: vec!["/a".into()],
+                plain_style_paths: vec!["/b".into()],
+                download_paths: vec!["/c".into()],
+                cross_site_paths: vec!["/d".into()],
+                any_range: true,
+            },
+            affinity: Affinity::Client,
+            redirect_max_age_s: 30,
+            metalink: false,
+            rescue: false,
             mode: Mode::Observe,
         };
         assert_eq!(settings, expected);
@@ -128,7 +174,7 @@ mod tests {
     fn all_errors_are_reported_at_once() {
         let json = r#"{
             "agent": {"timeout": 5}, "tick_ms": 1, "target": {"requests_per_s": "many", "egress_bytes_per_s": 0.5},
-            "pure_balancer_at": 0.5, "classes": ["image", "script"], "exclude": ["private"], "mode": "maybe", "zzz": null
+            "pure_balancer_at": 0.5, "classes": ["image", "page"], "exclude": ["private"], "mode": "maybe", "zzz": null
         }"#;
         let expected = [
             "agent.cluster: is required",
@@ -136,7 +182,7 @@ mod tests {
             "target.requests_per_s: must be a whole number",
             "target.egress_bytes_per_s: must be a whole number",
             "pure_balancer_at: must be 0 or within 1 to 1000",
-            "classes: must be a list of different words out of: image, media, font, archive",
+            "classes: must be a list of different words out of: image, media, font, archive, style, script",
             "exclude: must be a list of at most 64 paths that begin with / and have at most 1024 bytes",
             "mode: must be one of: on, observe, off",
             "agent.timeout: is not a setting of this filter; did you mean agent.timeout_ms?",

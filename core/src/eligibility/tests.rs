@@ -46,7 +46,8 @@ fn tools_are_told_from_browsers_by_their_name() {
     assert_eq!(judged(&[("user-agent", "Debian APT-HTTP/1.3 (2.6.1)")]), Ok(TOOL));
     assert_eq!(judged(&[("user-agent", "Mozilla/5.0 (X11)")]), Err(Refusal::UserAgent));
     assert_eq!(judged(&[("user-agent", "git/2.47.3")]), Err(Refusal::UserAgent));
-    let metalink = judged(&[("accept", "*/*,application/metalink4+xml")]);
+    assert_eq!(judged(&[("accept", "*/*,application/metalink4+xml,application/metalink+xml")]), Ok(TOOL), "aria2");
+    let metalink = judged(&[("accept", "application/metalink4+xml")]);
     assert_eq!(metalink, Ok(Client::Tool { takes_metalink: true }));
 }
 

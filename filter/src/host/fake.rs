@@ -24,6 +24,8 @@ struct Proxy {
     log: RefCell<Vec<(Level, String)>>,
     posts: RefCell<Vec<Post>>,
     local_responses: RefCell<Vec<LocalResponse>>,
+    response_status: Cell<Option<u16>>,
+    received_headers: RefCell<Vec<(String, Vec<u8>)>>,
     response_headers: RefCell<Vec<(String, Vec<u8>)>>,
 }
 
@@ -41,6 +43,7 @@ pub(crate) struct Post {
 pub(crate) struct LocalResponse {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl FakeHost {
@@ -75,12 +78,18 @@ impl FakeHost {
     }
 
     pub(crate) fn set_request(&self, headers: &[(&str, &str)]) {
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        self.set_request_map(encode_pairs(&headers));
+        self.set_request_map(encode_pairs(headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()))));
     }
 
     pub(crate) fn set_request_map(&self, map: Vec<u8>) {
         *self.proxy.request.borrow_mut() = map;
+    }
+
+    /// What the origin answers.
+    pub(crate) fn set_response(&self, status: u16, headers: &[(&str, &str)]) {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        self.proxy.response_status.set(Some(status));
+        *self.proxy.received_headers.borrow_mut() = headers;
     }
 
     pub(crate) fn set_answer(&self, status: Option<u16>, body: Vec<u8>) {
@@ -134,9 +143,17 @@ impl Host for FakeHost {
         self.proxy.request.borrow().clone()
     }
 
-    fn respond(&self, status: u16, headers: &[(&str, &[u8])]) {
+    fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.to_vec())).collect();
-        self.proxy.local_responses.borrow_mut().push(LocalResponse { status, headers });
+        self.proxy.local_responses.borrow_mut().push(LocalResponse { status, headers, body: body.into() });
+    }
+
+    fn response_status(&self) -> Option<u16> {
+        self.proxy.response_status.get()
+    }
+
+    fn response_header(&self, name: &str) -> Option<Vec<u8>> {
+        self.proxy.received_headers.borrow().iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
 
     fn set_response_header(&self, name: &str, value: &[u8]) {

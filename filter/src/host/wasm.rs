@@ -97,11 +97,19 @@ impl Host for Proxy {
         received(|data, size| unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, data, size) }).unwrap_or_default()
     }
 
-    fn respond(&self, status: u16, headers: &[(&str, &[u8])]) {
-        let headers: Vec<(&[u8], &[u8])> = headers.iter().map(|(name, value)| (name.as_bytes(), *value)).collect();
-        let map = encode_pairs(&headers);
-        // SAFETY: the host reads within the map; null is given with length 0 only.
-        unsafe { proxy_send_local_response(status.into(), null(), 0, null(), 0, map.as_ptr(), map.len(), -1) };
+    fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) {
+        let map = encode_pairs(headers.iter().map(|(name, value)| (name.as_bytes(), *value)));
+        let (map, size) = (map.as_ptr(), map.len());
+        // SAFETY: the host reads within map and body; null is given with length 0 only.
+        unsafe { proxy_send_local_response(status.into(), null(), 0, body.as_ptr(), body.len(), map, size, -1) };
+    }
+
+    fn response_status(&self) -> Option<u16> {
+        status_in(RESPONSE_HEADERS)
+    }
+
+    fn response_header(&self, name: &str) -> Option<Vec<u8>> {
+        header(RESPONSE_HEADERS, name)
     }
 
     fn set_response_header(&self, name: &str, value: &[u8]) {
@@ -118,12 +126,7 @@ impl Host for Proxy {
     }
 
     fn answer_status(&self) -> Option<u16> {
-        let name = ":status";
-        let value = received(|data, size| {
-            // SAFETY: the host reads within the name; see `received`.
-            unsafe { proxy_get_header_map_value(ANSWER_HEADERS, name.as_ptr(), name.len(), data, size) }
-        })?;
-        std::str::from_utf8(&value).ok()?.parse().ok()
+        status_in(ANSWER_HEADERS)
     }
 
     fn answer_body(&self, size: usize) -> Vec<u8> {
@@ -174,6 +177,17 @@ impl Host for Proxy {
 #[cfg(feature = "fault-injection")]
 pub(crate) fn trap() -> ! {
     core::arch::wasm32::unreachable()
+}
+
+fn status_in(map: u32) -> Option<u16> {
+    std::str::from_utf8(&header(map, ":status")?).ok()?.parse().ok()
+}
+
+fn header(map: u32, name: &str) -> Option<Vec<u8>> {
+    received(|data, size| {
+        // SAFETY: the host reads within the name; see `received`.
+        unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, size) }
+    })
 }
 
 fn buffer(kind: u32, max: usize) -> Vec<u8> {

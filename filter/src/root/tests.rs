@@ -1,14 +1,15 @@
 use super::*;
 use p2pcdn_core::decide::Steering;
-use p2pcdn_core::object::{Class, Sha256};
-use p2pcdn_core::sync::Progress;
-use p2pcdn_core::sync::{HolderRow, ObjectRow, Op};
+use p2pcdn_core::destination::{Destination, Destinations};
+use p2pcdn_core::object::{Class, Embedding, Sha256, Sharing};
+use p2pcdn_core::sync::{HolderRow, ObjectRow, Op, Progress};
 
 use crate::host::fake::FakeHost;
 use crate::request::Verdict;
 
 mod exchanges;
 mod requests;
+mod responses;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const HASH_KEY: HashKey = HashKey([1, 2]);
@@ -49,7 +50,15 @@ impl Site {
     }
 
     fn get(&self, path: &str) -> Verdict {
-        self.ask(&[(":method", "GET"), (":path", path)]).verdict
+        self.fate(&[(":method", "GET"), (":path", path)])
+    }
+
+    /// The verdict, whether or not the origin's answer will be looked at.
+    fn fate(&self, headers: &[(&str, &str)]) -> Verdict {
+        match self.ask(headers).verdict {
+            Verdict::Watched(_) => Verdict::Local,
+            verdict => verdict,
+        }
     }
 
     /// The request is in flight until it is dropped.
@@ -77,6 +86,16 @@ impl Site {
 
     fn token(&self) -> u32 {
         self.host.posts().len() as u32
+    }
+
+    /// A metric as the next tick shows it.
+    fn metric(&self, name: &str) -> u64 {
+        if let Some(vm) = &self.root.vm {
+            let mut vm = vm.borrow_mut();
+            let counted = std::mem::take(&mut vm.counted);
+            vm.metrics.show(&self.host, &counted);
+        }
+        self.host.metric(name)
     }
 
     fn last_report(&self) -> Report {
@@ -114,7 +133,12 @@ fn table() -> Vec<Op> {
 }
 
 fn holder(lease_bytes_per_s: u64) -> Op {
-    Op::Holder(HolderRow { id: 0, authority: "replica.b.test".into(), weight: 1000, lease_bytes_per_s })
+    Op::Holder(holder_row(lease_bytes_per_s))
+}
+
+fn holder_row(lease_bytes_per_s: u64) -> HolderRow {
+    let authority = "replica.b.test".into();
+    HolderRow { id: 0, authority, weight: 1000, lease_bytes_per_s, blocked: Destinations::NONE }
 }
 
 fn object(path: &str, class: Class) -> Op {
@@ -123,7 +147,18 @@ fn object(path: &str, class: Class) -> Op {
 
 fn row(path: &str, class: Class) -> ObjectRow {
     let sha256 = Sha256([0xab; 32]);
-    ObjectRow { key: key(path), sha256, size: BYTES, class, validator: 0, fresh_until_s: u32::MAX, set: 0 }
+    ObjectRow {
+        key: key(path),
+        sha256,
+        size: BYTES,
+        class,
+        validator: HASH_KEY.validator(b"\"one\""),
+        fresh_until_s: u32::MAX,
+        stale_if_error_s: 0,
+        sharing: Sharing::SameOrigin,
+        embedding: Embedding::Unstated,
+        set: 0,
+    }
 }
 
 fn key(path: &str) -> u64 {

@@ -42,6 +42,9 @@ pub enum Problem {
     /// Not a list, too long a list, or what could never match.
     #[error("must be a list of at most {0} paths that begin with / and have at most {1} bytes")]
     Prefixes(usize, usize),
+    /// Not a list, too long a list, or what could never match.
+    #[error("must be a list of at most {0} names of unescaped letters, digits, -, ., _ or ~ of at most {1} bytes")]
+    Parameters(usize, usize),
     /// The name with its section in one.
     #[error("belongs into the object {0}, without the dot")]
     Dotted(String),
@@ -140,6 +143,25 @@ impl Reader {
         let list = value.as_array().filter(|list| list.len() <= max_count);
         let prefixes = list.and_then(|list| list.iter().map(prefix).collect());
         self.checked(key, prefixes.ok_or(Problem::Prefixes(max_count, max_bytes)))
+    }
+
+    /// At most `max_count` names of query parameters of at most `max_bytes` each.
+    pub(super) fn parameters(&mut self, key: &'static str, max_count: usize, max_bytes: usize) -> Vec<String> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let is_plain = |text: &&str| {
+            let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+            (1..=max_bytes).contains(&text.len()) && text.bytes().all(is_plain)
+        };
+        let list = value.as_array().filter(|list| list.len() <= max_count);
+        let name = |value: &Value| value.as_str().filter(is_plain).map(String::from);
+        let names = list.and_then(|list| list.iter().map(name).collect());
+        self.checked(key, names.ok_or(Problem::Parameters(max_count, max_bytes)))
+    }
+
+    /// True or false.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let given = self.take(key).map(|value| value.as_bool().ok_or(Problem::Type("true or false")));
+        self.checked(key, given.unwrap_or(Ok(default)))
     }
 
     /// Everything that was wrong, in the order in which it was read; then the keys that nothing asked for.

@@ -32,7 +32,8 @@ async fn an_overloaded_site_redirects_to_a_verified_replica() {
     let object = alpha.content.objects().swap_remove(1);
     let sha256 = object.versions[0];
     let found = redirect(client, alpha, &object.path).await;
-    assert_eq!(names(found.headers()), ["cache-control", "content-length", "location", "referrer-policy"]);
+    let for_tools = ["cache-control", "content-length", "digest", "location", "referrer-policy"];
+    assert_eq!(names(found.headers()), for_tools);
     assert_eq!(found.headers()["cache-control"], "no-store");
     assert_eq!(found.headers()["referrer-policy"], "no-referrer");
     assert_eq!(found.body().len(), 0);

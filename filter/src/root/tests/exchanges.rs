@@ -63,7 +63,7 @@ fn a_snapshot_is_loaded_page_by_page_at_a_quicker_pace() {
     site.answer(&Update { ops: rest, ..nothing_new() });
     assert_eq!(site.host.tick_ms(), 250);
     assert_eq!((site.get("/a.png"), site.get("/b.woff2")), (Verdict::Redirected, Verdict::Redirected));
-    assert_eq!((site.host.metric("p2pcdn.table_objects"), site.host.metric("p2pcdn.table_version")), (2, 1));
+    assert_eq!((site.metric("p2pcdn.table_objects"), site.metric("p2pcdn.table_version")), (2, 1));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_new_session_or_hash_key_replaces_the_table() {
     site.root.tick();
     site.get("/a.png");
     site.answer(&Update { hash_key: HashKey([3, 4]), ..nothing_new() });
-    assert_eq!((site.get("/a.png"), site.host.metric("p2pcdn.table_objects")), (Verdict::Local, 0));
+    assert_eq!((site.get("/a.png"), site.metric("p2pcdn.table_objects")), (Verdict::Local, 0));
     site.root.tick();
     let report = site.last_report();
     let old_key = report.hot.iter().any(|(hot, _)| *hot == key("/a.png"));
@@ -101,7 +101,7 @@ fn a_new_session_or_hash_key_replaces_the_table() {
 #[test]
 fn a_malformed_update_changes_nothing_and_is_logged_once_a_minute() {
     let mut site = Site::loaded("");
-    let injected = HolderRow { id: 1, authority: "x\r\ny".into(), weight: 1, lease_bytes_per_s: 1 };
+    let injected = HolderRow { id: 1, authority: "x\r\ny".into(), ..holder_row(1) };
     let malformed = update(vec![Op::Remove { key: key("/a.png") }, Op::Holder(injected)]);
     for _ in 0..3 {
         site.root.tick();
@@ -109,7 +109,7 @@ fn a_malformed_update_changes_nothing_and_is_logged_once_a_minute() {
     }
     assert_eq!(site.get("/a.png"), Verdict::Redirected);
     let text = "cluster agent: the agent's changes could not be applied: holder 1 has no plain authority";
-    assert_eq!((site.host.logged(), site.host.metric("p2pcdn.sync_failures")), (vec![(Level::Warn, text.into())], 3));
+    assert_eq!((site.host.logged(), site.metric("p2pcdn.sync_failures")), (vec![(Level::Warn, text.into())], 3));
     site.host.pass_ms(LOG_PERIOD_MS);
     site.root.tick();
     site.answer(&malformed);
@@ -212,7 +212,7 @@ fn requests_in_flight_add_up_over_the_vms_of_one_proxy() {
     assert_eq!(second.get("/a.png"), Verdict::Local);
     first.root.tick();
     second.root.tick();
-    assert_eq!((second.get("/a.png"), second.host.metric("p2pcdn.in_flight")), (Verdict::Redirected, 2));
+    assert_eq!((second.get("/a.png"), second.metric("p2pcdn.in_flight")), (Verdict::Redirected, 2));
     drop(held);
     first.root.tick();
     second.root.tick();

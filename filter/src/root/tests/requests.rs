@@ -3,7 +3,8 @@
 use super::*;
 use crate::host::encode_pairs;
 use crate::host::fake::LocalResponse;
-use p2pcdn_core::sync::Redirected;
+use p2pcdn_core::eligibility::Refusal;
+use p2pcdn_core::sync::{Redirected, Wanted};
 use proptest::prelude::*;
 
 #[test]
@@ -12,12 +13,13 @@ fn a_request_for_a_replicated_object_is_redirected() {
     assert_eq!(site.get("/a.png"), Verdict::Redirected);
     let headers = [
         ("location", location("/a.png")),
-        ("cache-control", "no-store".into()),
         ("referrer-policy", "no-referrer".into()),
+        ("cache-control", "no-store".into()),
+        ("digest", "SHA-256=q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=".into()),
     ];
     let headers = headers.map(|(name, value)| (name.into(), value.into())).to_vec();
-    assert_eq!(site.host.local_responses(), [LocalResponse { status: 307, headers }]);
-    let counted = ["requests", "eligible", "redirected"].map(|name| site.host.metric(&format!("p2pcdn.{name}")));
+    assert_eq!(site.host.local_responses(), [LocalResponse { status: 307, headers, body: vec![] }]);
+    let counted = ["requests", "eligible", "redirected"].map(|name| site.metric(&format!("p2pcdn.{name}")));
     assert_eq!(counted, [2, 1, 1]);
 
     site.root.tick();
@@ -32,8 +34,8 @@ fn a_request_for_a_replicated_object_is_redirected() {
 fn what_nobody_else_has_stays_and_so_does_what_only_the_origin_can_answer() {
     let site = Site::loaded("");
     assert_eq!(site.get("/c.png"), Verdict::Local);
-    assert_eq!(site.ask(&[(":method", "POST"), (":path", "/a.png")]).verdict, Verdict::Local);
-    assert_eq!(site.host.metric("p2pcdn.refused.method"), 1);
+    assert_eq!(site.fate(&[(":method", "POST"), (":path", "/a.png")]), Verdict::Local);
+    assert_eq!(site.metric("p2pcdn.refused.method"), 1);
     assert_eq!(site.locations(), Vec::<String>::new());
 }
 
@@ -50,7 +52,7 @@ fn the_share_that_is_redirected_is_the_one_that_the_agent_asks_for() {
     site.load(Update { steering: Steering { fraction_ppm: 250_000, ..ALL }, ..update(table()) });
     let redirected = (0..4000).filter(|_| site.get("/a.png") == Verdict::Redirected).count();
     assert!((850..1150).contains(&redirected), "{redirected}");
-    assert_eq!(site.host.metric("p2pcdn.fraction_ppm"), 250_000);
+    assert_eq!(site.metric("p2pcdn.fraction_ppm"), 250_000);
 }
 
 #[test]
@@ -59,7 +61,7 @@ fn a_killed_site_redirects_nothing() {
     site.root.tick();
     site.answer(&Update { steering: Steering { killed: true, ..ALL }, ..nothing_new() });
     let _held = [site.ask(&[]), site.ask(&[])];
-    assert_eq!((site.get("/a.png"), site.host.metric("p2pcdn.killed")), (Verdict::Local, 1));
+    assert_eq!((site.get("/a.png"), site.metric("p2pcdn.killed")), (Verdict::Local, 1));
 }
 
 #[test]
@@ -82,11 +84,11 @@ fn requests_are_in_flight_until_they_are_dropped() {
     let redirected = site.ask(&[(":method", "GET"), (":path", "/a.png")]);
     let _untouched = site.root.request();
     site.root.tick();
-    assert_eq!((site.last_report().in_flight, site.host.metric("p2pcdn.in_flight")), (2, 2));
+    assert_eq!((site.last_report().in_flight, site.metric("p2pcdn.in_flight")), (2, 2));
     drop((held, redirected));
     site.answer(&nothing_new());
     site.root.tick();
-    assert_eq!((site.last_report().in_flight, site.host.metric("p2pcdn.in_flight")), (0, 0));
+    assert_eq!((site.last_report().in_flight, site.metric("p2pcdn.in_flight")), (0, 0));
 }
 
 #[test]
@@ -113,10 +115,10 @@ fn in_every_period_the_first_request_for_an_object_stays() {
 fn excluded_paths_small_objects_and_other_classes_stay() {
     let excluding = Site::loaded(r#", "exclude": ["/a"]"#);
     assert_eq!((excluding.get("/a.png"), excluding.get("/b.woff2")), (Verdict::Local, Verdict::Redirected));
-    assert_eq!(excluding.host.metric("p2pcdn.excluded"), 1);
+    assert_eq!(excluding.metric("p2pcdn.refused.excluded"), 1);
 
     let large_only = Site::loaded(r#", "min_bytes": 100001"#);
-    assert_eq!((large_only.get("/a.png"), large_only.host.metric("p2pcdn.eligible")), (Verdict::Local, 0));
+    assert_eq!((large_only.get("/a.png"), large_only.metric("p2pcdn.eligible")), (Verdict::Local, 0));
 
     let fonts_only = Site::loaded(r#", "classes": ["font"]"#);
     assert_eq!((fonts_only.get("/a.png"), fonts_only.get("/b.woff2")), (Verdict::Local, Verdict::Redirected));
@@ -127,8 +129,8 @@ fn excluded_paths_small_objects_and_other_classes_stay() {
         ("sec-fetch-mode", "no-cors"),
         ("sec-fetch-site", "same-origin"),
     ];
-    assert_eq!(fonts_only.ask(&asks_for_video).verdict, Verdict::Local);
-    assert_eq!(fonts_only.host.metric("p2pcdn.refused.class"), 2);
+    assert_eq!(fonts_only.fate(&asks_for_video), Verdict::Local);
+    assert_eq!(fonts_only.metric("p2pcdn.refused.class"), 2);
 }
 
 #[test]
@@ -137,7 +139,7 @@ fn a_lease_that_is_used_up_keeps_requests_here_until_it_is_refilled() {
     site.load(Update { lease_share_ppm: ONE_PPM / 2, ..update([table(), vec![holder(2 * BYTES)]].concat()) });
     site.host.pass_ms(1000);
     site.root.tick();
-    assert_eq!(site.ask(&[(":method", "HEAD"), (":path", "/a.png")]).verdict, Verdict::Redirected);
+    assert_eq!(site.fate(&[(":method", "HEAD"), (":path", "/a.png")]), Verdict::Redirected);
     assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Redirected, Verdict::Local]);
     site.host.pass_ms(500);
     site.root.tick();
@@ -151,7 +153,7 @@ fn a_lease_that_is_used_up_keeps_requests_here_until_it_is_refilled() {
 fn in_mode_observe_it_counts_what_it_would_do() {
     let mut site = Site::loaded(r#", "mode": "observe""#);
     assert_eq!(site.get("/a.png"), Verdict::Local);
-    assert_eq!((site.host.metric("p2pcdn.would_redirect"), site.host.metric("p2pcdn.redirected")), (1, 0));
+    assert_eq!((site.metric("p2pcdn.would_redirect"), site.metric("p2pcdn.redirected")), (1, 0));
     site.root.tick();
     let report = site.last_report();
     assert_eq!((report.counts.eligible, report.counts.redirected, report.redirected_to.len()), (1, 0, 0));
@@ -163,25 +165,116 @@ fn in_mode_off_it_looks_at_nothing() {
     let mut site = Site::new(r#", "mode": "off""#);
     assert_eq!(site.get("/a.png"), Verdict::Local);
     site.root.tick();
-    assert_eq!((site.host.posts(), site.host.tick_ms(), site.host.metric("p2pcdn.requests")), (vec![], 0, 0));
+    assert_eq!((site.host.posts(), site.host.tick_ms(), site.metric("p2pcdn.requests")), (vec![], 0, 0));
 }
 
 #[test]
-fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only() {
+fn an_observer_of_pages_and_wishes_tells_the_agent_of_both() {
     let mut site = Site::loaded("");
-    let back = |path| [(":method", "GET"), (":path", path)];
-    let unknown = site.ask(&back("/.well-known/p2pcdn/v1/back/c.png"));
-    unknown.complete_response();
-    site.ask(&back("/a.png")).complete_response();
-    assert_eq!((unknown.verdict, site.host.response_headers()), (Verdict::Local, vec![]));
-
-    let known = site.ask(&back("/.well-known/p2pcdn/v1/back/a.png"));
-    known.complete_response();
-    let opened = ("access-control-allow-origin".into(), b"*".to_vec());
-    assert_eq!((known.verdict, site.host.response_headers()), (Verdict::Returned, vec![opened]));
-    assert_eq!(site.host.metric("p2pcdn.returned"), 1);
+    let page = [
+        (":method", "GET"),
+        (":path", "/blog/?who=me"),
+        ("sec-fetch-dest", "document"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-site", "none"),
+    ];
+    site.ask(&page);
+    site.get("/new.png");
+    site.get("/new.png");
     site.root.tick();
-    assert_eq!(site.last_report().returned, [key("/a.png")]);
+    let report = site.last_report();
+    assert_eq!(report.pages, ["/blog/"]);
+    let new = Wanted { target: "/new.png".into(), requests: 2 };
+    assert_eq!(report.wanted, [new]);
+    let refused = |reason| report.refused.iter().find(|refused| refused.reason == reason).map(|r| r.requests);
+    assert_eq!((refused(Refusal::Query), refused(Refusal::Unknown)), (Some(1), Some(2)));
+}
+
+#[test]
+fn what_the_sites_policy_blocks_at_every_holder_stays_for_browsers_and_leaves_for_tools() {
+    let mut site = Site::loaded("");
+    let image = [
+        (":method", "GET"),
+        (":path", "/a.png"),
+        ("sec-fetch-dest", "image"),
+        ("sec-fetch-mode", "no-cors"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    assert_eq!(site.fate(&image), Verdict::Redirected);
+    let blocked = Destinations::NONE.with(Destination::Image);
+    site.root.tick();
+    site.answer(&Update { ops: vec![Op::Holder(HolderRow { blocked, ..holder_row(1 << 30) })], ..nothing_new() });
+    assert_eq!((site.fate(&image), site.get("/a.png")), (Verdict::Local, Verdict::Redirected));
+    assert_eq!((site.metric("p2pcdn.refused.policy"), site.metric("p2pcdn.eligible")), (1, 2));
+}
+
+#[test]
+fn a_redirect_says_who_may_read_and_embed_the_object_and_how_long_it_holds() {
+    let mut site = Site::loaded(r#", "redirect_max_age_s": 20, "metalink": false"#);
+    site.root.tick();
+    let fresh_until_s = (NOW_MS / 1000) as u32 + 5;
+    let open = ObjectRow {
+        sharing: Sharing::Anyone,
+        embedding: Embedding::Anyone,
+        fresh_until_s,
+        ..row("/a.png", Class::Image)
+    };
+    site.answer(&Update { ops: vec![Op::Object(open)], ..nothing_new() });
+    assert_eq!(site.get("/a.png"), Verdict::Redirected);
+    let headers = site.host.local_responses().pop().unwrap().headers;
+    let value = |wanted: &str| {
+        headers.iter().find(|(name, _)| name == wanted).map(|(_, v)| String::from_utf8_lossy(v).into_owned())
+    };
+    assert_eq!(value("cache-control").unwrap(), "private, max-age=5");
+    assert!(value("vary").unwrap().contains("sec-fetch-dest"));
+    assert_eq!(value("access-control-allow-origin").unwrap(), "*");
+    assert_eq!(value("cross-origin-resource-policy").unwrap(), "cross-origin");
+    assert_eq!(value("digest"), None);
+}
+
+#[test]
+fn with_affinity_an_address_is_sent_to_one_holder_and_addresses_to_all() {
+    let mut site = Site::loaded(r#", "affinity": "client""#);
+    let second = HolderRow { id: 1, authority: "replica.c.test".into(), ..holder_row(1 << 30) };
+    let both = Op::Set { id: 0, holders: vec![0, 1] };
+    for pure_balancer in [false, true] {
+        site.root.tick();
+        let steering = Steering { pure_balancer, ..ALL };
+        site.answer(&Update { steering, ops: vec![Op::Holder(second.clone()), both.clone()], ..nothing_new() });
+        let holder_of = |address: &str| {
+            let headers = [(":method", "GET"), (":path", "/a.png"), ("x-forwarded-for", address)];
+            assert_eq!(site.fate(&headers), Verdict::Redirected);
+            site.locations().pop().unwrap()
+        };
+        let addresses: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
+        let first: Vec<String> = addresses.iter().map(|address| holder_of(address)).collect();
+        let again: Vec<String> = addresses.iter().map(|address| holder_of(address)).collect();
+        assert_eq!(first, again);
+        let at_b = first.iter().filter(|location| location.contains("replica.b.test")).count();
+        assert!((4..=16).contains(&at_b), "{at_b}");
+    }
+}
+
+#[test]
+fn a_tool_that_reads_metalinks_gets_every_place_and_this_one_last() {
+    let site = Site::loaded("");
+    let accept = ("accept", "application/metalink4+xml");
+    assert_eq!(site.fate(&[(":method", "GET"), (":path", "/a.png"), accept]), Verdict::Redirected);
+    let LocalResponse { status, headers, body } = site.host.local_responses().pop().unwrap();
+    assert_eq!((status, &headers[0].1[..]), (200, &b"application/metalink4+xml"[..]));
+    let body = String::from_utf8(body).unwrap();
+    let places =
+        format!("<url>{}</url>\n<url>https://a.test/.well-known/p2pcdn/v1/back/a.png</url>", location("/a.png"));
+    assert!(body.contains(&places) && body.contains("<size>100000</size>"), "{body}");
+    assert_eq!(site.fate(&[(":method", "HEAD"), (":path", "/a.png"), accept]), Verdict::Redirected);
+    assert_eq!(site.host.local_responses().pop().unwrap().status, 307);
+}
+
+#[test]
+fn a_client_that_knows_another_version_is_redirected_and_one_that_knows_this_one_is_not() {
+    let site = Site::loaded("");
+    let knows = |etag| site.fate(&[(":method", "GET"), (":path", "/a.png"), ("if-none-match", etag)]);
+    assert_eq!((knows("\"one\""), knows("\"zero\"")), (Verdict::Local, Verdict::Redirected));
 }
 
 proptest! {
@@ -195,11 +288,12 @@ proptest! {
     ) {
         let site = Site::loaded("");
         site.host.set_request_map(map);
-        prop_assert_eq!(site.root.request().head(), Verdict::Local);
+        prop_assert_ne!(site.root.request().head(), Verdict::Redirected);
 
         let own: [(&[u8], &[u8]); 3] = [(b":method", b"GET"), (b":path", b"/a.png"), (b":authority", &authority)];
         let hostile = headers.iter().map(|(name, value)| (&name[..], &value[..]));
-        site.host.set_request_map(encode_pairs(&own.into_iter().chain(hostile).collect::<Vec<_>>()));
+        let all: Vec<_> = own.into_iter().chain(hostile).collect();
+        site.host.set_request_map(encode_pairs(all.iter().copied()));
         site.root.request().head();
         prop_assert!(site.locations().iter().all(|location| location.bytes().all(|b| (0x21..=0x7e).contains(&b))));
     }

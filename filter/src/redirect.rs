@@ -1,0 +1,144 @@
+//! The answer to a request that leaves: to whom, and with which headers.
+
+use p2pcdn_core::decide::{ONE_PPM, choose};
+use p2pcdn_core::eligibility::{Accepted, Client};
+use p2pcdn_core::lookup::RETURN_PREFIX;
+use p2pcdn_core::metalink;
+use p2pcdn_core::object::{Embedding, Sha256, Sharing};
+use p2pcdn_core::redirect::{
+    NO_STORE, REFERRER_POLICY, STATUS, VARY, allowed_origin, duplicate, resource_policy, write_digest, write_lifetime,
+    write_location,
+};
+use p2pcdn_core::replica_table::Found;
+use p2pcdn_core::request_head::RequestHead;
+
+use crate::host::Host;
+use crate::root::Vm;
+use crate::settings::{Affinity, Mode};
+
+/// Most places that a download tool is told at once.
+const MAX_PLACES: usize = 8;
+
+/// What the answer says of the object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leaving {
+    sha256: Sha256,
+    size: u64,
+    sharing: Sharing,
+    embedding: Embedding,
+    fresh_for_s: u32,
+}
+
+impl Leaving {
+    pub(crate) fn of(found: &Found<'_>, now_s: u64) -> Self {
+        let fresh_for_s = u64::from(found.fresh_until_s).saturating_sub(now_s);
+        Self {
+            sha256: *found.sha256,
+            size: found.size,
+            sharing: found.sharing,
+            embedding: found.embedding,
+            fresh_for_s: u32::try_from(fresh_for_s).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl<H: Host> Vm<H> {
+    /// Sends the client to one of the gathered candidates, having counted and drawn on its lease; `false` if it stays after all.
+    pub(crate) fn send_away(&mut self, head: &RequestHead<'_>, accepted: Accepted<'_>, leaving: &Leaving) -> bool {
+        let Some(chosen) = self.choose_holder(head) else { return false };
+        let Some(holder) = self.table.holder_mut(chosen) else { return false };
+        let (sha256, target) = (&leaving.sha256, accepted.target);
+        if !write_location(&mut self.location, &holder.authority, head.authority, sha256, target) {
+            return false;
+        }
+        let bytes = if head.method == b"HEAD" { 0 } else { leaving.size };
+        holder.lease.draw(bytes);
+        if self.settings.mode == Mode::Observe {
+            self.counted.would_redirect = self.counted.would_redirect.saturating_add(1);
+            return false;
+        }
+        self.tally.counts.redirected = self.tally.counts.redirected.saturating_add(1);
+        self.tally.counts.redirected_bytes = self.tally.counts.redirected_bytes.saturating_add(bytes);
+        self.tally.redirected(chosen, 1, bytes);
+        self.counted.redirected = self.counted.redirected.saturating_add(1);
+        match accepted.client {
+            Client::Tool { takes_metalink } if self.settings.metalink => {
+                self.answer_tool(head, target, leaving, takes_metalink && head.method == b"GET");
+            }
+            Client::Tool { .. } | Client::Browser(_) => self.answer(leaving, &[]),
+        }
+        true
+    }
+
+    fn choose_holder(&mut self, head: &RequestHead<'_>) -> Option<u16> {
+        let (turn, draw_ppm) = match self.settings.affinity {
+            Affinity::None => (self.turn, self.draws.ppm()),
+            // As good as random from client to client, and the same in every worker.
+            Affinity::Client => {
+                let hash = self.hash_key.of(b"", head.client());
+                (hash, ((u128::from(hash) * u128::from(ONE_PPM)) >> 64) as u32)
+            }
+        };
+        self.turn = self.turn.wrapping_add(1);
+        choose(&self.candidates, self.word.steering.pure_balancer, turn, draw_ppm)
+    }
+
+    fn answer(&self, leaving: &Leaving, more: &[(&str, &[u8])]) {
+        let mut lifetime = Vec::new();
+        let lifetime_s = self.settings.redirect_max_age_s.min(leaving.fresh_for_s);
+        let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8);
+        headers.push(("location", &self.location));
+        headers.push(REFERRER_POLICY);
+        if lifetime_s == 0 {
+            headers.push(("cache-control", NO_STORE));
+        } else {
+            write_lifetime(&mut lifetime, lifetime_s);
+            headers.extend([("cache-control", &lifetime[..]), VARY]);
+        }
+        headers.extend(allowed_origin(leaving.sharing).map(|value| ("access-control-allow-origin", value)));
+        headers.extend(resource_policy(leaving.embedding).map(|value| ("cross-origin-resource-policy", value)));
+        headers.extend_from_slice(more);
+        self.host.respond(STATUS, &headers, b"");
+    }
+
+    /// Tells a download tool the digest and every place, by headers (RFC 6249) or, if it asks for that, by a document (RFC 5854).
+    fn answer_tool(&mut self, head: &RequestHead<'_>, target: &str, leaving: &Leaving, as_document: bool) {
+        let mut places = vec![self.location.clone()];
+        for candidate in self.candidates.iter().take(MAX_PLACES) {
+            let mut place = Vec::new();
+            let holder = self.table.holder(candidate.holder);
+            let is_written = holder.is_some_and(|holder| {
+                write_location(&mut place, &holder.authority, head.authority, &leaving.sha256, target)
+            });
+            if is_written && place != self.location {
+                places.push(place);
+            }
+        }
+        if as_document {
+            places.push(self.return_url(head.authority, target));
+            let mut document = Vec::new();
+            metalink::write(&mut document, target, leaving.size, &leaving.sha256, places.iter().map(Vec::as_slice));
+            let headers = [
+                ("content-type", metalink::CONTENT_TYPE),
+                ("cache-control", NO_STORE),
+                ("vary", b"accept"),
+                ("x-content-type-options", b"nosniff"),
+            ];
+            self.host.respond(200, &headers, &document);
+            return;
+        }
+        let mut digest = Vec::new();
+        write_digest(&mut digest, &leaving.sha256);
+        // The location itself is no duplicate: a tool would open two connections there.
+        let links: Vec<Vec<u8>> = places.iter().skip(1).map(|place| duplicate(place)).collect();
+        let mut headers: Vec<(&str, &[u8])> = vec![("digest", &digest)];
+        headers.extend(links.iter().map(|link| ("link", link.as_slice())));
+        self.answer(leaving, &headers);
+    }
+
+    /// Where this very site serves the object without redirecting again. The authority has been written into a location before.
+    fn return_url(&self, authority: &[u8], target: &str) -> Vec<u8> {
+        let path = target.trim_start_matches('/');
+        [b"https://", authority, RETURN_PREFIX.as_bytes(), path.as_bytes()].concat()
+    }
+}

@@ -1,0 +1,158 @@
+//! From a response to what the filter makes of it.
+
+use super::*;
+
+const IMAGE: [(&str, &str); 2] = [(":method", "GET"), (":path", "/a.png")];
+type Headers = &'static [(&'static str, &'static str)];
+
+const BACK: [(&str, &str); 2] = [(":method", "GET"), (":path", "/.well-known/p2pcdn/v1/back/a.png")];
+
+impl Site {
+    /// Asks, and lets the origin answer; whether the filter replaced that answer.
+    fn respond(&self, request: &[(&str, &str)], status: u16, headers: &[(&str, &str)]) -> bool {
+        let mut request = self.ask(request);
+        assert_ne!(request.verdict, Verdict::Redirected);
+        self.host.set_response(status, headers);
+        request.complete_response()
+    }
+
+    fn idle(keys: &str) -> Self {
+        let mut site = Self::new(keys);
+        site.load(Update { steering: Steering::default(), ..update(table()) });
+        site
+    }
+
+    fn knows(&self, path: &str) -> bool {
+        self.root.vm.as_ref().unwrap().borrow().table.find(key(path)).is_some()
+    }
+}
+
+#[test]
+fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only() {
+    let mut site = Site::loaded("");
+    site.respond(&[(":method", "GET"), (":path", "/.well-known/p2pcdn/v1/back/c.png")], 200, &[]);
+    assert_eq!(site.host.response_headers(), []);
+    assert!(!site.respond(&BACK, 200, &[]));
+    let value = |name: &str| {
+        let headers = site.host.response_headers();
+        headers.into_iter().find(|(known, _)| known == name).map(|(_, value)| String::from_utf8(value).unwrap())
+    };
+    assert_eq!(value("access-control-allow-origin").unwrap(), "*");
+    assert_eq!(value("cross-origin-resource-policy").unwrap(), "cross-origin");
+    site.respond(&[&BACK[..], &[("origin", "null")]].concat(), 200, &[]);
+    assert_eq!(value("access-control-allow-origin").unwrap(), "null");
+    assert_eq!(value("access-control-allow-credentials").unwrap(), "true");
+    site.respond(&[&BACK[..], &[("origin", "null"), ("cookie", "a=b")]].concat(), 200, &[]);
+    assert_eq!(value("access-control-allow-origin").unwrap(), "*", "nobody reads what a cookie may have made");
+    assert_eq!(site.metric("p2pcdn.returned"), 3);
+    site.root.tick();
+    assert_eq!(site.last_report().returned, [key("/a.png")]);
+}
+
+#[test]
+fn another_strong_tag_evicts_at_once_and_tells_the_agent() {
+    let mut site = Site::idle(r#", "stay_local_s": 10"#);
+    site.respond(&IMAGE, 200, &[("etag", "\"one\"")]);
+    assert!(site.knows("/a.png"));
+    site.host.pass_ms(10_000);
+    site.respond(&IMAGE, 200, &[("etag", "\"two\"")]);
+    assert!(!site.knows("/a.png"));
+    site.root.tick();
+    assert_eq!((site.last_report().contradicted, site.last_report().questioned), (vec![key("/a.png")], vec![]));
+}
+
+#[test]
+fn anything_less_than_proof_only_asks_the_agent() {
+    let cases: [(u16, Headers, bool); 8] = [
+        (200, &[("etag", "W/\"two\"")], true),
+        (200, &[], true),
+        (404, &[], true),
+        (301, &[], true),
+        (200, &[("etag", "\"two\""), ("content-encoding", "gzip")], false),
+        (200, &[("etag", "\"one\"")], false),
+        (304, &[], false),
+        (206, &[("etag", "\"two\"")], false),
+    ];
+    for (status, headers, is_questioned) in cases {
+        let mut site = Site::idle(r#", "stay_local_s": 10"#);
+        site.respond(&IMAGE, status, headers);
+        assert!(site.knows("/a.png"), "{status} {headers:?}");
+        site.root.tick();
+        let report = site.last_report();
+        assert_eq!(
+            (report.contradicted.len(), !report.questioned.is_empty()),
+            (0, is_questioned),
+            "{status} {headers:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_stranger_would_not_get_proves_nothing() {
+    for header in [("cookie", "a=b"), ("range", "bytes=0-"), ("cache-control", "no-cache")] {
+        let site = Site::idle(r#", "stay_local_s": 10"#);
+        site.respond(&[&IMAGE[..], &[header]].concat(), 200, &[("etag", "\"two\"")]);
+        assert!(site.knows("/a.png"), "{header:?}");
+    }
+}
+
+#[test]
+fn a_failing_origin_is_replaced_by_a_replica() {
+    for status in [500, 502, 503, 504] {
+        let site = Site::idle("");
+        assert!(site.respond(&IMAGE, status, &[]), "{status}");
+        assert_eq!(site.locations(), [location("/a.png")]);
+        assert_eq!((site.metric("p2pcdn.origin_failures"), site.metric("p2pcdn.rescued")), (1, 1));
+    }
+    let not_failing = Site::idle("");
+    assert!(!not_failing.respond(&IMAGE, 501, &[]) && !not_failing.respond(&IMAGE, 429, &[]));
+    let off = Site::idle(r#", "rescue": false"#);
+    assert!(!off.respond(&IMAGE, 503, &[]));
+    assert_eq!((off.metric("p2pcdn.origin_failures"), off.metric("p2pcdn.rescued")), (1, 0));
+}
+
+#[test]
+fn a_stale_copy_stands_in_for_a_failing_origin_only_as_long_as_the_origin_allowed() {
+    let mut site = Site::loaded("");
+    site.root.tick();
+    let fresh_until_s = (NOW_MS / 1000) as u32 + 1;
+    let allowed = ObjectRow { fresh_until_s, stale_if_error_s: 90, ..row("/a.png", Class::Image) };
+    let not_allowed = ObjectRow { fresh_until_s, ..row("/b.woff2", Class::Font) };
+    site.answer(&Update { ops: vec![Op::Object(allowed), Op::Object(not_allowed)], ..nothing_new() });
+    site.host.pass_ms(2000);
+    assert!(site.respond(&IMAGE, 503, &[]));
+    assert!(!site.respond(&[(":method", "GET"), (":path", "/b.woff2")], 503, &[]));
+    site.host.pass_ms(57_000);
+    assert!(site.respond(&IMAGE, 503, &[]));
+    site.host.pass_ms(2000);
+    assert!(!site.respond(&IMAGE, 503, &[]), "rounded down to a minute");
+    assert_eq!(site.metric("p2pcdn.refused.stale"), 4);
+}
+
+#[test]
+fn nothing_that_came_back_is_rescued_or_it_would_loop() {
+    let site = Site::idle("");
+    for target in ["a.png", "c.png"] {
+        let path = format!("/.well-known/p2pcdn/v1/back/{target}");
+        let mut request = site.ask(&[(":method", "GET"), (":path", &path)]);
+        // The route has rewritten the path meanwhile.
+        site.host.set_request(&[(":authority", "a.test"), (":method", "GET"), (":path", &format!("/{target}"))]);
+        site.host.set_response(503, &[]);
+        assert!(!request.complete_response());
+    }
+    assert_eq!(site.locations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_paused_site_rescues_nothing() {
+    let mut site = Site::idle("");
+    site.root.tick();
+    site.answer(&Update { steering: Steering { killed: true, ..Steering::default() }, ..nothing_new() });
+    assert!(!site.respond(&IMAGE, 503, &[]));
+}
+
+#[test]
+fn a_post_is_never_answered_in_the_origins_place() {
+    let site = Site::idle("");
+    assert!(!site.respond(&[(":method", "POST"), (":path", "/a.png")], 503, &[]));
+}
