@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod conditional;
+pub mod doctor;
 pub mod egress;
 pub mod http_server;
 pub mod identity;

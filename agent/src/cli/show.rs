@@ -155,7 +155,7 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
     table
 }
 
-fn table() -> Table {
+pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table
@@ -165,12 +165,12 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
 
-fn print(table: &Table) -> Result<(), CliError> {
+pub(super) fn print(table: &Table) -> Result<(), CliError> {
     writeln!(io::stdout(), "{table}").or_else(ignore_closed_pipe)?;
     Ok(())
 }
 
-fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)?;
     writeln!(io::stdout(), "{text}").or_else(ignore_closed_pipe)?;
     Ok(())

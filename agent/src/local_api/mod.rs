@@ -1,5 +1,6 @@
 //! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
 
+mod holders;
 pub mod status;
 mod sync;
 
@@ -58,6 +59,8 @@ pub struct PeerRequest {
 pub const SYNC_PATH: &str = "/v1/sync";
 /// GET: [`status::Status`].
 pub const STATUS_PATH: &str = "/v1/status";
+/// GET: a list of [`crate::doctor::HolderFacts`].
+pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
 /// POST [`PeerRequest`]: invites a peer.
@@ -86,6 +89,7 @@ impl LocalApi {
         match (request.method(), path.as_str()) {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
+            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.holder_facts()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
-use p2pcdn_core::lookup::MAX_PATH_BYTES;
+use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use crate::policy::Policies;
@@ -151,6 +151,8 @@ pub struct Share {
     pub max_objects: usize,
     /// Bytes per second that pulls by others may take.
     pub upload_bytes_per_s: u64,
+    /// Prefixes of paths below which styles and scripts are offered.
+    pub code_paths: Vec<String>,
 }
 
 /// Where the proxy's counters are read.
@@ -240,6 +242,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
             upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
+            code_paths: keys.each("share.code_paths", &[], path_prefix),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
@@ -321,6 +324,11 @@ fn rate(text: &str) -> Result<u64, String> {
 fn class(text: &str) -> Result<Class, String> {
     let found = Class::ALL.into_iter().find(|class| class.name() == text);
     found.ok_or_else(|| format!("\"{text}\" is not one of {}", ALL_CLASSES.join(", ")))
+}
+
+fn path_prefix(text: &str) -> Result<String, String> {
+    let prefix = canonical_path(text.as_bytes()).map_err(|error| format!("\"{text}\": {error}"))?;
+    Ok(prefix.to_owned())
 }
 
 fn csp(text: &str) -> Result<Csp, String> {
