@@ -27,6 +27,7 @@ use crate::identity::{
 };
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
+use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::Bandwidth;
 use crate::replicate::holders::Holders;
@@ -121,6 +122,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         endpoint: settings.public.endpoint.clone(),
         replica_name: settings.public.replica_name.clone(),
         contact: settings.public.contact.clone(),
+        attachments: settings.host.downloads,
     };
     let own = Arc::new(OwnRecord::new(key.clone(), about, db.clone(), now_s())?);
     let membership = Arc::new(Membership::open(db.clone(), domain, RosterBounds::default())?);
@@ -142,6 +144,14 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let store = Arc::new(ReplicaStore::open(db.clone(), &state.join("replicas")).await?);
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
+    let policy = Arc::new(PolicyWatch::new(
+        domain.clone(),
+        &settings.policy,
+        connector.clone(),
+        membership.clone(),
+        board.clone(),
+        settings.time_scale,
+    ));
     let holders = Arc::new(Holders::new(board.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
     let metrics = Arc::new(Metrics::default());
@@ -203,6 +213,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         holders,
         membership: membership.clone(),
         introducer: introducer.clone(),
+        policy: policy.clone(),
         catalogue: catalogue.clone(),
         sharer: sharer.clone(),
         store,
@@ -220,6 +231,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
     }
     if let Some(sharer) = sharer {
+        tasks.spawn(policy.run(token()));
         tasks.spawn(sharer.run(token()));
     }
     if let (Some(catalogue), Some(listener)) = (catalogue.clone(), sockets.origin) {

@@ -1,7 +1,10 @@
 //! Logs and metrics. Nothing here is about single visitors: counts only.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use p2pcdn_core::eligibility::Refusal;
+use p2pcdn_core::sync::Refused;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -29,6 +32,8 @@ pub struct Metrics {
     pub redirects: Family<PeerLabel, Counter>,
     /// Bytes of the objects redirected, by holder.
     pub redirected_bytes: Family<PeerLabel, Counter>,
+    /// Requests that stayed here, by reason.
+    pub refused: Family<ReasonLabel, Counter>,
     /// Clients that came back from a holder.
     pub returned: Counter,
     /// Replicas served for others.
@@ -47,6 +52,13 @@ pub struct Metrics {
 pub struct PeerLabel {
     /// The domain.
     pub peer: String,
+}
+
+/// A reason by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// See [`Refusal::name`].
+    pub reason: String,
 }
 
 /// States that are read when somebody asks.
@@ -84,6 +96,7 @@ impl Default for Metrics {
             sync_errors: Counter::default(),
             redirects: Family::default(),
             redirected_bytes: Family::default(),
+            refused: Family::default(),
             returned: Counter::default(),
             served: Counter::default(),
             served_bytes: Counter::default(),
@@ -97,6 +110,7 @@ impl Default for Metrics {
         registry.register("redirects", "Redirects by holder", metrics.redirects.clone());
         let bytes = metrics.redirected_bytes.clone();
         registry.register_with_unit("redirected", "Bytes of redirected objects by holder", Unit::Bytes, bytes);
+        registry.register("refused", "Requests that stayed here by reason", metrics.refused.clone());
         registry.register("returned", "Clients that came back from a holder", metrics.returned.clone());
         registry.register("served", "Replicas served for others", metrics.served.clone());
         let bytes = metrics.served_bytes.clone();
@@ -115,7 +129,28 @@ impl Default for Metrics {
     }
 }
 
+impl ReasonLabel {
+    fn of(reason: Refusal) -> Self {
+        Self { reason: reason.name().to_owned() }
+    }
+}
+
 impl Metrics {
+    /// Counts requests that stayed here.
+    pub fn refused(&self, refused: &[Refused]) {
+        // Each reason once: a report with more of them is not the filter's.
+        for Refused { reason, requests } in refused.iter().take(Refusal::ALL.len()) {
+            self.refused.get_or_create(&ReasonLabel::of(*reason)).inc_by(*requests);
+        }
+    }
+
+    /// Requests that stayed here, by reason; only reasons that there were.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        let count =
+            |reason: &Refusal| Some((reason.name().to_owned(), self.refused.get(&ReasonLabel::of(*reason))?.get()));
+        Refusal::ALL.iter().filter_map(count).collect()
+    }
+
     /// Counts redirects to one peer.
     pub fn redirected(&self, peer: &str, requests: u32, bytes: u64) {
         let label = PeerLabel { peer: peer.to_owned() };

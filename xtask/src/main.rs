@@ -7,6 +7,7 @@ mod dist;
 mod layout;
 mod process;
 mod setup;
+mod soak;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -58,6 +59,12 @@ enum Task {
     /// Stops at the first failing stage with that stage's exit code. The tests see the Envoy that setup chose in $ENVOY
     /// and the built files in $P2PCDN_DIST.
     Test(check::TestArgs),
+
+    /// Run what takes too long for every change: each fuzz target for a minute.
+    ///
+    /// Needs the nightly toolchain; installs cargo-fuzz into target/tools. Inputs that matter are kept in target/fuzz/corpus, and
+    /// one that breaks a target in fuzz/artifacts.
+    Soak(soak::SoakArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&layout, &args),
         Task::Bench(bench) => bench::run(&layout, &bench),
         Task::Test(args) => check::run(&layout, &args),
+        Task::Soak(args) => soak::run(&layout, &args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

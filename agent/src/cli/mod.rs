@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod doctor;
 mod init;
 mod peer;
 mod show;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::identity::TlsSetupError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
 use crate::{shutdown, telemetry};
@@ -64,6 +66,11 @@ enum Command {
     Pause,
     /// Resume redirects after `pause`.
     Resume,
+    /// Look at a page as a browser would, and say what redirects would break and how to mend it.
+    ///
+    /// Reads the page's policies and what it loads, and asks the running agent for the peers that hold replicas, each of which is
+    /// tried. The exit status is 5 if something would go wrong.
+    Doctor(doctor::DoctorArgs),
     /// Check the settings and say everything that is wrong with them.
     CheckConfig(show::Format),
 }
@@ -79,6 +86,10 @@ enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Init(#[from] InitError),
+    #[error("{0} of what was looked at would go wrong in browsers")]
+    Problems(usize),
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
     #[error("starting: {0}")]
     Start(std::io::Error),
     #[error("writing the answer: {0}")]
@@ -88,13 +99,15 @@ enum CliError {
 }
 
 impl CliError {
-    /// 1 for what may go better next time, 2 for settings and arguments, 3 if the agent does not run, 4 if it refuses.
+    /// 1 for what may go better next time, 2 for settings and arguments, 3 if the agent does not run, 4 if it refuses, 5 for what
+    /// `doctor` found.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Settings(_) | Self::Init(_) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
-            Self::Run(_) | Self::Client(_) | Self::Start(_) | Self::Output(_) | Self::Json(_) => 1,
+            Self::Problems(_) => 5,
+            Self::Tls(_) | Self::Run(_) | Self::Client(_) | Self::Start(_) | Self::Output(_) | Self::Json(_) => 1,
         })
     }
 }
@@ -117,6 +130,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Init(args) => Ok(init::write(&cli.common.config, &args)?),
         Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
         Command::Run => run(load()?),
+        Command::Doctor(args) => {
+            let settings = load()?;
+            runtime()?.block_on(doctor::doctor(&settings, args))
+        }
         Command::Peer(command) => ask(&load()?, async |agent| peer::run(agent, command).await),
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
@@ -138,6 +155,9 @@ fn ask(
     settings: &Settings,
     question: impl AsyncFnOnce(&client::Agent<'_>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start)?;
-    runtime.block_on(question(&client::Agent::of(settings)))
+    runtime()?.block_on(question(&client::Agent::of(settings)))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Start)
 }

@@ -12,6 +12,7 @@ use super::client::Agent;
 use crate::identity::plain;
 use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
 use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
+use crate::policy::watch::PageStatus;
 use crate::replicate::holders::Health;
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -50,8 +51,41 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
     }
     facts.add_row(["own objects".to_owned(), own]);
     facts.add_row(["for others".to_owned(), hosted]);
+    facts.add_row(["policy".to_owned(), policy(&status)]);
+    if !status.refused.is_empty() {
+        let mut reasons: Vec<_> = status.refused.iter().collect();
+        reasons.sort_by_key(|(_, requests)| std::cmp::Reverse(**requests));
+        let reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{} {n}", plain(reason))).collect();
+        facts.add_row(["stayed here".to_owned(), reasons.join(", ")]);
+    }
     print(&facts)?;
     print(&peer_table(&status.peers))
+}
+
+/// Why browsers are redirected or not, as far as the pages decide.
+fn policy(status: &Status) -> String {
+    let policy = &status.policy;
+    let problem = |page: &PageStatus| Some(format!("{} {}", plain(&page.path), plain(page.problem.as_ref()?)));
+    let problems: Vec<String> = policy.pages.iter().filter_map(problem).collect();
+    if !policy.known {
+        let pages: Vec<&str> = policy.pages.iter().filter(|page| page.listed).map(|page| page.path.as_str()).collect();
+        let why = if problems.is_empty() { plain(pages.join(", ")) } else { problems.join("; ") };
+        return format!(
+            "pages not read yet: {why}\nno browser is redirected; see site.pages, or declare the policy in site.csp"
+        );
+    }
+    let source = match policy.csp.as_str() {
+        "none" => "none, by site.csp".to_owned(),
+        "declared" => "declared in site.csp".to_owned(),
+        _ => format!("{} of {} pages read", policy.pages.iter().filter(|page| page.known).count(), policy.pages.len()),
+    };
+    // That a host serves no downloads is no matter of policy.
+    let forbidden = |peer: &PeerStatus| {
+        let what: Vec<&str> = peer.blocked.iter().map(String::as_str).filter(|what| *what != "downloads").collect();
+        (!what.is_empty()).then(|| format!("forbids {} at {}", plain(what.join(", ")), plain(&peer.domain)))
+    };
+    let lines = [source].into_iter().chain(status.peers.iter().filter_map(forbidden)).chain(problems);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 pub(super) async fn peers(agent: &Agent<'_>, format: Format) -> Result<(), CliError> {
@@ -121,7 +155,7 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
     table
 }
 
-fn table() -> Table {
+pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table
@@ -131,12 +165,12 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
 
-fn print(table: &Table) -> Result<(), CliError> {
+pub(super) fn print(table: &Table) -> Result<(), CliError> {
     writeln!(io::stdout(), "{table}").or_else(ignore_closed_pipe)?;
     Ok(())
 }
 
-fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)?;
     writeln!(io::stdout(), "{text}").or_else(ignore_closed_pipe)?;
     Ok(())

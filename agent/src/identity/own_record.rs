@@ -12,6 +12,9 @@ use super::signed::{Signed, sign};
 /// Life of an own record in seconds: 7 days. It is renewed when a quarter of that is left.
 pub const RECORD_LIFE_S: u64 = 7 * 24 * 3600;
 
+/// Capability of a host that serves archives to visitors who click on them, as attachments.
+pub const ATTACHMENTS: &str = "attachments";
+
 /// Sequence numbers that never repeat, whatever crashes: each is on disk before anybody sees it.
 pub struct Counter {
     db: Arc<Database>,
@@ -66,6 +69,8 @@ pub struct AboutUs {
     pub replica_name: String,
     /// Where a person can be reached.
     pub contact: String,
+    /// Whether archives are served as attachments.
+    pub attachments: bool,
 }
 
 /// Why this agent has no record of its own.
@@ -131,7 +136,7 @@ fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Resul
         endpoint: about.endpoint.clone(),
         replica_name: about.replica_name.clone(),
         versions: OUR_VERSIONS.to_vec(),
-        capabilities: Vec::new(),
+        capabilities: about.attachments.then(|| ATTACHMENTS.to_owned()).into_iter().collect(),
         contact: about.contact.clone(),
     };
     record.validate(now_s)?;
@@ -171,6 +176,17 @@ mod tests {
         assert_eq!(sequence(1000), 1001);
         assert_eq!(sequence(500), 1002);
         assert_eq!(sequence(2000), 2000);
+    }
+
+    #[test]
+    fn what_this_site_can_is_in_the_record() {
+        let capabilities = |attachments| {
+            let about = AboutUs { attachments, ..testing::about("a.test") };
+            let own = OwnRecord::new(Arc::new(testing::node_key()), about, testing::database(), 1000).unwrap();
+            open(&own, 1000).capabilities
+        };
+        assert_eq!(capabilities(true), [ATTACHMENTS]);
+        assert_eq!(capabilities(false), [""; 0]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) fn about(domain: &str) -> AboutUs {
         endpoint: domain.into(),
         replica_name: domain.into(),
         contact: "mailto:operator@example.org".into(),
+        attachments: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
 
+mod holders;
 pub mod status;
 mod sync;
 
@@ -14,6 +15,7 @@ use crate::catalogue::Catalogue;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
+use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::holders::Holders;
 use crate::replicate::share::Sharer;
@@ -34,6 +36,8 @@ pub struct LocalApi {
     pub membership: Arc<Membership>,
     /// How acquaintances go.
     pub introducer: Arc<Introducer>,
+    /// What the site's own pages allow.
+    pub policy: Arc<PolicyWatch>,
     /// Own objects; none on a site that only hosts.
     pub catalogue: Option<Arc<Catalogue>>,
     /// Offers to peers; none on a site that only hosts.
@@ -55,6 +59,8 @@ pub struct PeerRequest {
 pub const SYNC_PATH: &str = "/v1/sync";
 /// GET: [`status::Status`].
 pub const STATUS_PATH: &str = "/v1/status";
+/// GET: a list of [`crate::doctor::HolderFacts`].
+pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
 /// POST [`PeerRequest`]: invites a peer.
@@ -83,6 +89,7 @@ impl LocalApi {
         match (request.method(), path.as_str()) {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
+            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.holder_facts()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());

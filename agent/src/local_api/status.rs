@@ -1,5 +1,7 @@
 //! What an operator is shown; the same as JSON and as tables.
 
+use std::collections::BTreeMap;
+
 use p2pcdn_core::decide::Steering;
 use p2pcdn_core::object::{Class, Sha256};
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use crate::catalogue::OwnObject;
 use crate::clock::monotonic_ms;
 use crate::identity::Standing;
 use crate::load::LoadStatus;
+use crate::policy::watch::PolicyStatus;
 use crate::publish::TableSize;
 use crate::replicate::holders::Health;
 use crate::telemetry::State;
@@ -28,6 +31,10 @@ pub struct Status {
     pub table: TableSize,
     /// Own objects and those of others.
     pub objects: ObjectCounts,
+    /// What is known of the Content-Security-Policy of the site's pages.
+    pub policy: PolicyStatus,
+    /// Requests that stayed here since the start, by reason.
+    pub refused: BTreeMap<String, u64>,
     /// Every domain that this site has to do with.
     pub peers: Vec<PeerStatus>,
 }
@@ -66,6 +73,9 @@ pub struct PeerStatus {
     pub redirects: u64,
     /// Bytes held for it.
     pub hosted_bytes: u64,
+    /// What browsers are not redirected to it for, since the policy of the site's pages forbids it or is not known, or since it does
+    /// not serve downloads.
+    pub blocked: Vec<String>,
     /// What is wrong, or what the operator can do.
     pub note: String,
 }
@@ -115,6 +125,8 @@ impl LocalApi {
             steering,
             table: self.board.size(),
             objects: ObjectCounts { own: state.own_objects, hosted: state.replicas, hosted_bytes: state.replica_bytes },
+            policy: self.policy.status(),
+            refused: self.metrics.refusals(),
             peers,
         }
     }
@@ -168,6 +180,7 @@ impl LocalApi {
             declined: self.sharer.as_ref().and_then(|sharer| sharer.declined().remove(domain)).unwrap_or(0),
             redirects: holder.as_ref().map_or(0, |holder| holder.redirects),
             hosted_bytes: self.store.usage().by_origin.remove(domain).unwrap_or(0),
+            blocked: holder.as_ref().map(|_| self.policy.blocked_at(domain)).unwrap_or_default(),
             note,
         }
     }

@@ -52,6 +52,8 @@ impl LocalApi {
                 holders.iter().for_each(|domain| self.holders.doubted(domain, copy.clone(), now_ms));
             }
         }
+        self.policy.visited(&report.pages);
+        self.metrics.refused(&report.refused);
         let changes = self.board.changes_since(report.have);
         let mut load = self.load();
         load.observe(report, now_ms);

@@ -6,6 +6,7 @@ mod sets;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, ObjectRecord, Sha256};
 use p2pcdn_core::replica_table::{MAX_HOLDERS, MAX_SET_HOLDERS};
@@ -26,6 +27,7 @@ struct Inner {
     objects: HashMap<String, Object>,
     paths: HashMap<u64, String>,
     peers: Vec<Peer>,
+    blocked_at_first: Destinations,
     log: ChangeLog,
 }
 
@@ -131,7 +133,9 @@ impl Board {
         if at >= MAX_HOLDERS {
             return false;
         }
-        let blocked = inner.peers.get(at).map(|peer| peer.row.blocked).unwrap_or_default();
+        // What a policy says about one name says nothing about another.
+        let known = inner.peers.get(at).filter(|peer| peer.row.authority == authority);
+        let blocked = known.map_or(inner.blocked_at_first, |peer| peer.row.blocked);
         let row = HolderRow { id: at as u16, authority: authority.to_owned(), weight, lease_bytes_per_s, blocked };
         match inner.peers.get_mut(at) {
             Some(peer) if peer.row == row => return true,
@@ -140,6 +144,30 @@ impl Board {
         }
         inner.log.put_holder(row);
         true
+    }
+
+    /// Says what browsers cannot load from a described peer under this replica name; of no effect on one that has another by now.
+    pub fn set_blocked(&self, domain: &str, authority: &str, blocked: Destinations) {
+        let mut inner = self.inner();
+        let Some(at) = inner.number(domain) else { return };
+        let Some(peer) = inner.peers.get_mut(usize::from(at)) else { return };
+        if peer.row.authority == authority && peer.row.blocked != blocked {
+            peer.row.blocked = blocked;
+            let row = peer.row.clone();
+            inner.log.put_holder(row);
+        }
+    }
+
+    /// Says what is blocked at peers, or names of peers, that are described from now on, until [`Self::set_blocked`] says more.
+    pub fn set_blocked_at_first(&self, blocked: Destinations) {
+        self.inner().blocked_at_first = blocked;
+    }
+
+    /// What browsers cannot load from a peer.
+    pub fn blocked(&self, domain: &str) -> Destinations {
+        let inner = self.inner();
+        let peer = inner.number(domain).and_then(|at| inner.peers.get(usize::from(at)));
+        peer.map_or(inner.blocked_at_first, |peer| peer.row.blocked)
     }
 
     /// Forgets every copy that a peer holds.

@@ -1,3 +1,4 @@
+use p2pcdn_core::destination::Destination;
 use p2pcdn_core::object::{Class, Embedding, Sharing};
 use p2pcdn_core::replica_table::ReplicaTable;
 use p2pcdn_core::sync::Progress;
@@ -205,4 +206,27 @@ proptest! {
             prop_assert_eq!(told, known);
         }
     }
+}
+
+#[test]
+fn what_is_blocked_at_a_name_stays_blocked_until_something_else_is_said() {
+    let (board, mut vm) = (board(), Vm::new());
+    let font = Destinations::NONE.with(Destination::Font);
+    let image = Destinations::NONE.with(Destination::Image);
+    board.set_blocked_at_first(font);
+    let blocked = |vm: &mut Vm| {
+        vm.step(&board);
+        vm.table.holder(0).expect("a holder").blocked
+    };
+    board.set_peer("b.test", "r.b.test", 0, 10);
+    assert_eq!(blocked(&mut vm), font);
+    board.set_blocked("b.test", "r.b.test", image);
+    board.set_blocked("c.test", "r.c.test", image);
+    assert_eq!(blocked(&mut vm), image);
+    board.set_peer("b.test", "r.b.test", 1000, 20);
+    assert_eq!(blocked(&mut vm), image);
+    board.set_peer("b.test", "new.b.test", 1000, 20);
+    assert_eq!(blocked(&mut vm), font, "another name is another matter");
+    board.set_blocked("b.test", "r.b.test", image);
+    assert_eq!(blocked(&mut vm), font, "what was worked out for the old name is of no use");
 }

@@ -40,6 +40,7 @@ mod tests {
             lease_bytes_per_s: 1,
             pull_bytes_per_s: 1,
             classes: vec![Class::Image],
+            downloads: false,
         }
     }
 

@@ -16,7 +16,6 @@ const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=3153600
 /// Even opened as a page, a replica runs nothing and loads nothing.
 const NO_SCRIPT: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// The status that a plan is answered with.
 pub(super) fn status_of(plan: &Plan) -> StatusCode {
@@ -36,8 +35,6 @@ pub(super) fn describe(headers: &mut HeaderMap, record: &ObjectRecord, plan: &Pl
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, NO_SCRIPT);
-    // The pages that load it are the origin's, and to them every host is another site.
-    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
     insert(headers, ETAG, &record.etag);
     let length = match plan {
         Plan::Full => Some(record.size),

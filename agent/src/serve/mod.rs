@@ -3,6 +3,8 @@
 //! A replica never acts as part of this site: it has a name of its own, its headers come from a closed list, and whatever cannot be
 //! served exactly as its origin recorded it sends the client back there.
 
+mod admission;
+mod cors;
 mod headers;
 mod leases;
 
@@ -10,12 +12,12 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HOST, HeaderName, LOCATION, ORIGIN, VARY};
+use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use p2pcdn_core::lookup::{RETURN_PREFIX, ReplicaPath};
-use p2pcdn_core::object::Sharing;
+use p2pcdn_core::object::{Class, Sharing};
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use tokio::sync::mpsc;
 
@@ -26,12 +28,15 @@ use crate::identity::{Membership, OwnRecord, Standing};
 use crate::settings::Settings;
 use crate::store::{ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
+use admission::{Use, attachment, use_of};
+use cors::share;
 use leases::Leases;
 
 /// Serves replicas.
 pub struct ReplicaServer {
     domain: String,
     replica_name: String,
+    downloads: bool,
     own: Arc<OwnRecord>,
     membership: Arc<Membership>,
     store: Arc<ReplicaStore>,
@@ -39,11 +44,6 @@ pub struct ReplicaServer {
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
 }
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
-const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 
 impl ReplicaServer {
     /// `doomed` takes replicas that turn out damaged.
@@ -57,7 +57,8 @@ impl ReplicaServer {
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
         let leases = Arc::new(Leases::new(settings.host.lease_bytes_per_s));
-        Self { domain, replica_name, own, membership, store, leases, doomed, metrics }
+        let downloads = settings.host.downloads;
+        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics }
     }
 
     /// Answers one request.
@@ -84,20 +85,24 @@ impl ReplicaServer {
         }
         // Nothing served under the replica name may load more from it, and no replica may become a service worker or a page.
         let headers = request.headers();
-        let says = |name: HeaderName, value: &str| headers.get(name).is_some_and(|v| v == value);
-        if says(SEC_FETCH_SITE, "same-origin") || says(SERVICE_WORKER, "script") {
+        let purpose = use_of(headers);
+        if purpose == Use::Own {
             return text(StatusCode::FORBIDDEN, "replicas are for the pages of their origin\n");
         }
-        let Some(asked) = ReplicaPath::parse(request.uri().path()).filter(|_| request.uri().query().is_none()) else {
+        let target = request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default();
+        let Some(asked) = ReplicaPath::parse(target) else {
             return text(StatusCode::NOT_FOUND, "no replica path\n");
         };
-        if says(SEC_FETCH_MODE, "navigate") {
+        if purpose == Use::Frame || (purpose == Use::Window && !self.downloads) {
             return text(StatusCode::NOT_FOUND, "replicas are not pages\n");
         }
         if !is_carried(&self.membership, asked.origin) {
             return text(StatusCode::NOT_FOUND, "no such replica\n");
         }
         let found = self.store.find(asked.origin, asked.path);
+        if purpose == Use::Window && !found.as_deref().is_some_and(is_archive) {
+            return text(StatusCode::NOT_FOUND, "no such download\n");
+        }
         let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica))
         else {
             return self.send_back(&asked, headers);
@@ -157,6 +162,11 @@ impl ReplicaServer {
         *response.status_mut() = headers::status_of(&plan);
         headers::describe(response.headers_mut(), record, &plan);
         share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
+        if use_of(request.headers()) == Use::Window
+            && let Ok(disposition) = HeaderValue::try_from(attachment(&record.path))
+        {
+            response.headers_mut().insert(CONTENT_DISPOSITION, disposition);
+        }
         response
     }
 
@@ -171,8 +181,8 @@ impl ReplicaServer {
         if let Ok(location) = HeaderValue::try_from(url) {
             response.headers_mut().insert(LOCATION, location);
         }
-        // Without a record nobody but the origin's own pages is known to be welcome.
-        share(response.headers_mut(), request, asked.origin, Sharing::SameOrigin);
+        // It says nothing that was not asked with, so anybody may follow it; the origin then decides who may read.
+        share(response.headers_mut(), request, asked.origin, Sharing::Anyone);
         response
     }
 }
@@ -182,22 +192,10 @@ pub fn is_carried(membership: &Membership, origin: &str) -> bool {
     !matches!(membership.standing(origin), None | Some(Standing::Pending { .. }))
 }
 
-fn is_expired(replica: &Replica) -> bool {
-    replica.record.expires_s <= now_s()
+fn is_archive(replica: &Replica) -> bool {
+    Class::of_content_type(&replica.record.content_type) == Some(Class::Archive)
 }
 
-/// CORS as the origin shares the object (Fetch, section 3.3).
-fn share(headers: &mut HeaderMap, request: &HeaderMap, origin: &str, sharing: Sharing) {
-    let allowed = match sharing {
-        Sharing::Anyone => Some(HeaderValue::from_static("*")),
-        Sharing::SameOrigin => {
-            headers.insert(VARY, HeaderValue::from_static("origin"));
-            let asking = request.get(ORIGIN);
-            asking.filter(|asking| asking.as_bytes().strip_prefix(b"https://") == Some(origin.as_bytes())).cloned()
-        }
-    };
-    if let Some(allowed) = allowed {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed.clone());
-        headers.insert(TIMING_ALLOW_ORIGIN, allowed);
-    }
+fn is_expired(replica: &Replica) -> bool {
+    replica.record.expires_s <= now_s()
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
+use crate::policy::Policies;
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 
@@ -19,6 +21,8 @@ pub use keys::{KeyError, SettingsErrors};
 pub struct Settings {
     /// The site itself.
     pub site: Site,
+    /// What is known of its Content-Security-Policy.
+    pub policy: PolicySettings,
     /// The agent's own sockets.
     pub listen: Listen,
     /// How the world reaches this site.
@@ -52,6 +56,27 @@ pub struct Site {
     pub directory: Option<PathBuf>,
     /// Freshness lifetime that the embedded origin declares.
     pub max_age: Duration,
+}
+
+/// Where the site's Content-Security-Policy is known from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// How it is come by.
+    pub csp: Csp,
+    /// Pages to read, as paths; at most 64.
+    pub pages: Vec<String>,
+}
+
+/// How the policy is come by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Csp {
+    /// By reading pages; as long as none could be read, no browser is redirected.
+    #[default]
+    Read,
+    /// There is none, says the operator.
+    None,
+    /// This one, says the operator.
+    Declared(String),
 }
 
 /// The agent's sockets.
@@ -111,6 +136,8 @@ pub struct Host {
     pub pull_bytes_per_s: u64,
     /// Classes that are taken in.
     pub classes: Vec<Class>,
+    /// Whether archives are served to visitors who click on them, as attachments.
+    pub downloads: bool,
 }
 
 /// What this site asks others to carry.
@@ -124,6 +151,8 @@ pub struct Share {
     pub max_objects: usize,
     /// Bytes per second that pulls by others may take.
     pub upload_bytes_per_s: u64,
+    /// Prefixes of paths below which styles and scripts are offered.
+    pub code_paths: Vec<String>,
 }
 
 /// Where the proxy's counters are read.
@@ -166,6 +195,10 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         );
     }
     let invited = keys.each("peers.invited", &[], authority);
+    let pages = keys.each("site.pages", &["/"], page);
+    if !(1..=MAX_PAGES).contains(&pages.len()) {
+        keys.reject("site.pages", "must list 1 to 64 pages: one for each policy that the site has");
+    }
     if invited.contains(&domain) {
         keys.reject("peers.invited", "must not list this site itself");
     }
@@ -177,6 +210,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             max_age: keys.checked("site.max_age", Some("5m"), duration),
             domain: domain.clone(),
         },
+        policy: PolicySettings { csp: keys.checked("site.csp", Some("read"), csp), pages },
         listen: Listen {
             local: keys
                 .checked("listen.local", Some("127.0.0.1:7080"), local_address)
@@ -201,12 +235,14 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             lease_bytes_per_s: keys.checked("host.lease", Some("10MB"), bytes),
             pull_bytes_per_s: keys.checked("host.pull_bandwidth", Some("20MB"), rate),
             classes: keys.each("host.classes", ALL_CLASSES, class),
+            downloads: keys.or("host.downloads", false),
         },
         share: Share {
             classes: keys.each("share.classes", LEAF_CLASSES, class),
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
             upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
+            code_paths: keys.each("share.code_paths", &[], path_prefix),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
@@ -215,6 +251,8 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     keys.finish(settings)
 }
 
+/// Most pages in `site.pages`: each is read every few minutes.
+const MAX_PAGES: usize = 64;
 const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive", "style", "script"];
 const LEAF_CLASSES: &[&str] = &["image", "media", "font", "archive"];
 
@@ -286,6 +324,29 @@ fn rate(text: &str) -> Result<u64, String> {
 fn class(text: &str) -> Result<Class, String> {
     let found = Class::ALL.into_iter().find(|class| class.name() == text);
     found.ok_or_else(|| format!("\"{text}\" is not one of {}", ALL_CLASSES.join(", ")))
+}
+
+fn path_prefix(text: &str) -> Result<String, String> {
+    let prefix = canonical_path(text.as_bytes()).map_err(|error| format!("\"{text}\": {error}"))?;
+    Ok(prefix.to_owned())
+}
+
+fn csp(text: &str) -> Result<Csp, String> {
+    match text {
+        "read" => Ok(Csp::Read),
+        "none" => Ok(Csp::None),
+        policy if !Policies::declared(policy).is_empty() => Ok(Csp::Declared(policy.to_owned())),
+        _ => Err("must be \"read\", \"none\" or a policy that says where from, as in \"img-src 'self' https:\"".into()),
+    }
+}
+
+fn page(text: &str) -> Result<String, String> {
+    let is_plain = text.len() <= MAX_PATH_BYTES && text.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b'#');
+    if is_plain && text.starts_with('/') && !text.starts_with("//") {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("\"{text}\" must be the path of a page, as in \"/\" or \"/shop/\""))
+    }
 }
 
 fn log_format(text: &str) -> Result<bool, String> {

@@ -73,3 +73,18 @@ fn replicas_need_a_name_of_their_own() {
     let keys = keys_of(load("site.domain = \"a.test\"\npublic.replica_name = \"a.test\"", &[]));
     assert_eq!(keys, ["public.replica_name"]);
 }
+
+#[test]
+fn the_policy_is_read_unless_the_operator_declares_it() {
+    let policy = |lines: &str| load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[]).map(|s| s.policy);
+    let read = policy("").expect("good settings");
+    assert_eq!(read, PolicySettings { csp: Csp::Read, pages: vec!["/".into()] });
+    assert_eq!(policy("csp = \"none\"").expect("good settings").csp, Csp::None);
+    let declared = policy("csp = \"img-src 'self' https:\"\npages = [\"/\", \"/shop/\"]").expect("good settings");
+    assert_eq!(declared.csp, Csp::Declared("img-src 'self' https:".into()));
+    for lines in ["csp = \"raed\"", "csp = \"\"", "pages = [\"shop\"]", "pages = [\"//b.test/\"]", "pages = []"] {
+        assert!(policy(lines).is_err(), "{lines}");
+    }
+    let many = vec!["\"/\""; 65].join(",");
+    assert!(policy(&format!("pages = [{many}]")).is_err());
+}

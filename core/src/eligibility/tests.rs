@@ -107,6 +107,56 @@ fn browsers_are_redirected_where_no_page_can_notice() {
     assert_eq!(judged(&[("sec-fetch-site", "same-origin")]), no);
 }
 
+/// What a cell of the README's table says: always, never, or below the paths that one key lists.
+fn promised(cell: &str, key: &str) -> bool {
+    match cell.trim().strip_prefix("below ") {
+        Some(listed) => listed.trim_matches('`') == key,
+        None => cell.trim().starts_with("yes"),
+    }
+}
+
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_readme_promises_what_is_done() {
+    let (_, after) = include_str!("../../../README.md").split_once("| destination | mode | own pages |").unwrap();
+    let rows: Vec<&str> = after.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 10);
+    let below = || vec!["/x".to_owned()];
+    let opted_in = |key: &str| {
+        let mut rules = Rules { classes: Class::ALL.to_vec(), ..Rules::default() };
+        match key {
+            "cross_site_paths" => rules.cross_site_paths = below(),
+            "plain_style_paths" => rules.plain_style_paths = below(),
+            "fetch_paths" => rules.fetch_paths = below(),
+            "download_paths" => rules.download_paths = below(),
+            _ => {}
+        }
+        rules
+    };
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [destinations, modes, own, others] = cells[..] else { panic!("{row}") };
+        let clicked = if destinations.contains("clicked") { "?1" } else { "?0" };
+        let listed = quoted(modes);
+        let modes = if modes.trim() == "any" { vec!["cors", "no-cors", "same-origin", "navigate"] } else { listed };
+        let destinations = destinations.split('(').next().unwrap();
+        for (dest, mode) in quoted(destinations).into_iter().flat_map(|dest| modes.iter().map(move |mode| (dest, mode)))
+        {
+            for key in ["", "cross_site_paths", "plain_style_paths", "fetch_paths", "download_paths"] {
+                for (site, cell) in [("same-origin", own), ("cross-site", others), ("same-site", others)] {
+                    let mut headers = browser(dest, mode, site).to_vec();
+                    headers.push(("sec-fetch-user", clicked));
+                    let done = judge_at("/x.png", &headers, &opted_in(key), false).is_ok();
+                    assert_eq!(done, promised(cell, key), "{dest} {mode} {site} {key}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cors_would_make_different_stays() {
     let image = |mode, name, value| {

@@ -51,6 +51,7 @@ async fn an_overloaded_site_redirects_to_a_verified_replica() {
         "cross-origin-resource-policy",
         "etag",
         "repr-digest",
+        "timing-allow-origin",
         "vary",
         "x-content-type-options",
     ];
@@ -71,6 +72,11 @@ async fn an_overloaded_site_redirects_to_a_verified_replica() {
     let shared = get(client, &url, &headers([("origin", &page)])).await;
     assert_eq!(shared.headers()["access-control-allow-origin"], page.as_str());
     assert_eq!(shared.headers()["timing-allow-origin"], page.as_str());
+    assert_eq!(shared.headers()["access-control-allow-credentials"], "true");
+    assert_eq!(
+        shared.headers()["access-control-expose-headers"],
+        "accept-ranges, content-range, date, etag, repr-digest"
+    );
     let stranger = get(client, &url, &headers([("origin", "https://evil.localhost")])).await;
     assert_eq!(names(stranger.headers()), closed);
 
