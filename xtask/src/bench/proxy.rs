@@ -54,11 +54,11 @@ impl Proxy {
     ) -> Result<Self, BenchError> {
         let directory = bed.lab.directory();
         let file = |extension| directory.join(format!("{name}.{extension}"));
-        fs::write(file("yaml"), configuration(bed, handlers)?).map_err(BenchError::io("write Envoy's configuration"))?;
+        fs::write(file("yaml"), configuration(bed, handlers)?)
+            .map_err(BenchError::io("write Envoy's configuration"))?;
         let workers_text = workers.to_string();
-        let mut arguments: Vec<_> = ["--concurrency", &workers_text, "--disable-hot-restart", "--log-level", "warn"]
-            .map(Into::into)
-            .into();
+        let mut arguments: Vec<_> =
+            ["--concurrency", &workers_text, "--disable-hot-restart", "--log-level", "warn"].map(Into::into).into();
         arguments.extend(["-c".into(), file("yaml").into_os_string()]);
         arguments.extend(["--config-yaml".into(), overlay.into()]);
         arguments.extend(["--admin-address-path".into(), file("admin").into_os_string()]);

@@ -56,13 +56,12 @@ impl Publisher {
 
     /// Waits until so many VMs have everything.
     pub(super) async fn loaded_by(&self, vms: usize) -> Result<(), BenchError> {
-        let loaded = poll(LOADING, format!("{} objects in {vms} VMs", self.objects), async || {
-            match self.ask("/loaded").await {
+        let loaded =
+            poll(LOADING, format!("{} objects in {vms} VMs", self.objects), async || match self.ask("/loaded").await {
                 Ok(answer) if answer == vms.to_string() => Ok(()),
                 Ok(answer) => Err(format!("in {answer}")),
                 Err(error) => Err(error.to_string()),
-            }
-        });
+            });
         Ok(loaded.await?)
     }
 

@@ -173,7 +173,12 @@ fn ratios(rounds: &[Round]) -> Ratios {
 
 fn show(figures: &Figures) {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["median of rounds", "CPU us/request", "requests/s", "p99 us"]);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header([
+        "median of rounds",
+        "CPU us/request",
+        "requests/s",
+        "p99 us",
+    ]);
     for variant in &VARIANTS {
         let of = |field: fn(&Figure) -> f64| median(figures.rounds.iter().map(|round| field(&round[variant.name])));
         let (cpu, rate, p99) = (of(|f| f.cpu_us), of(|f| f.requests_per_s), of(|f| f.p99_us as f64));
