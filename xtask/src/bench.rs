@@ -1,40 +1,33 @@
-//! `cargo xtask bench`: what the filter costs, beside what the proxy's own machinery costs in the same run.
+//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run.
 
-use std::{fs, io, path::PathBuf};
+mod load;
+mod machine;
+mod proxy;
+mod publisher;
+mod redirect;
+mod report;
+mod table;
 
-use p2pcdn_tests::{
-    Dist, Lab, Site,
-    client::{self, Client},
-    content::noise,
-    invite_each_other, poll,
-};
+use std::{fs, io, path::Path};
+
+use p2pcdn_tests::{Dist, Lab, client};
 use serde::Serialize;
-use tokio::{task::JoinSet, time::Duration};
 
-use crate::{TaskError, dist, layout::Layout, setup};
+use crate::{TaskError, dist, layout::Layout, process::CommandError, setup};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Bench {
-    /// CPU time of Envoy per request: direct response, the same behind the filter, native redirect, the filter's redirect.
+    /// Throughput, and CPU time of the proxy's worker per request, for redirects and for requests that stay.
     ///
-    /// One Envoy with one worker, HTTP/1.1 over TLS, the variants in turn in every round. Ratios are reference / ours: 1 is level, more is
-    /// better. Absolute figures include TLS and depend on the machine; compare ratios only.
-    Redirect(RedirectArgs),
-}
+    /// One Envoy with one worker, alone on one core; wrk and everything else share another one. Plain HTTP/1.1, with the headers of a
+    /// current Chrome asking for images, each a random one out of as many as the table has. The variants take turns in every round.
+    /// Ratios are the reference's CPU time over the filter's: 1 is level, more is better. Takes about three minutes after the build.
+    Redirect(redirect::RedirectArgs),
 
-#[derive(clap::Args)]
-pub(crate) struct RedirectArgs {
-    /// Rounds; the result is the median.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..=99))]
-    rounds: u32,
-
-    /// Requests per variant and round.
-    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    requests: u32,
-
-    /// Write ratios and every round's figures to this file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// The table of a million objects: loading it, and 10 000 changes a second under load.
+    ///
+    /// Real Envoys, with the agent's own table behind them. Takes about two minutes after the build.
+    Table(table::TableArgs),
 }
 
 /// Why a benchmark has no result.
@@ -44,176 +37,73 @@ pub(crate) enum BenchError {
     Lab(#[from] p2pcdn_tests::Error),
     #[error(transparent)]
     Client(#[from] client::ClientError),
-    #[error("{variant}: {wrong} of {all} answers were not {expected}")]
-    Answers { variant: &'static str, wrong: u32, all: u32, expected: u16 },
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("a benchmark needs two cores: one for the proxy's worker, one for everything else")]
+    OneCore,
+    #[error("envoy-config/site.yaml no longer has `{0}`")]
+    Marker(&'static str),
+    #[error("{variant}: {wrong} of {all} answers were not {expected}xx")]
+    Answers { variant: &'static str, wrong: u64, all: u64, expected: char },
+    #[error("wrk did not say what it measured: {0}")]
+    Load(String),
+    #[error("Envoy has no {0}")]
+    Stat(String),
+    #[error("all connections ended up with one worker")]
+    OneWorker,
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
-    #[error("a request did not end: {0}")]
-    Task(#[from] tokio::task::JoinError),
-    #[error("writing the figures: {0}")]
+    #[error("the figures cannot be written or read: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// CPU time per request in microseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Round {
-    direct_us: f64,
-    pass_us: f64,
-    native_redirect_us: f64,
-    redirect_us: f64,
+impl BenchError {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
 }
-
-#[derive(Debug, Serialize)]
-struct Ratios {
-    redirect_over_native: f64,
-    pass_over_direct: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Figures {
-    ratios: Ratios,
-    rounds: Vec<Round>,
-}
-
-struct Variant {
-    name: &'static str,
-    path: &'static str,
-    status: u16,
-}
-
-const DIRECT: Variant = Variant { name: "direct response", path: "/bench/direct", status: 200 };
-const PASS: Variant = Variant { name: "behind the filter", path: "/bench/pass", status: 200 };
-const NATIVE: Variant = Variant { name: "native redirect", path: "/bench/redirect", status: 307 };
-const FILTER: Variant = Variant { name: "filter's redirect", path: "/image.png", status: 307 };
-
-/// Routes of the references, put before a route of the shipped configuration.
-const MARKER: &str = "- match: { prefix: /.well-known/p2pcdn/ }";
-const ROUTES: &str = "- match: { prefix: /bench/direct }
-                          direct_response: { status: 200 }
-                        - match: { prefix: /bench/pass }
-                          direct_response: { status: 200 }
-                          typed_per_filter_config: *with_p2pcdn
-                        - match: { prefix: /bench/redirect }
-                          redirect: { host_redirect: elsewhere.example, response_code: TEMPORARY_REDIRECT }
-                        - match: { prefix: /.well-known/p2pcdn/ }";
-
-/// Connections that take turns; enough to keep one worker busy.
-const CONNECTIONS: u32 = 4;
-/// How long the lab may take to get ready.
-const READY: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
-    let Bench::Redirect(args) = bench;
     let tools = setup::everything(layout)?;
     dist::build_shipped(layout, tools.wasm)?;
-    let runtime = tokio::runtime::Runtime::new()
-        .map_err(|source| BenchError::Io { what: "start the load generator".into(), source })?;
-    Ok(runtime.block_on(redirect(Dist::at(&tools.envoy, &layout.dist()), args))?)
+    let programs = Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher: publisher::build(layout)? };
+    Ok(measure(programs, bench)?)
 }
 
-async fn redirect(dist: Result<Dist, p2pcdn_tests::Error>, args: &RedirectArgs) -> Result<(), BenchError> {
-    let lab = Lab::with(dist?)?;
-    let mut sites = [lab.site("alpha")?, lab.site("beta")?];
-    prepare(&lab, &mut sites).await?;
-    let mut rounds = Vec::new();
-    for number in 1..=args.rounds {
-        let round = Round {
-            direct_us: cost(&lab.client, &sites[0], &DIRECT, args.requests).await?,
-            pass_us: cost(&lab.client, &sites[0], &PASS, args.requests).await?,
-            native_redirect_us: cost(&lab.client, &sites[0], &NATIVE, args.requests).await?,
-            redirect_us: cost(&lab.client, &sites[0], &FILTER, args.requests).await?,
-        };
-        let Round { direct_us, pass_us, native_redirect_us, redirect_us } = round;
-        println!(
-            "round {number}: direct {direct_us:.1} us, behind the filter {pass_us:.1} us, \
-             native redirect {native_redirect_us:.1} us, filter's redirect {redirect_us:.1} us"
-        );
-        rounds.push(round);
-    }
-    let ratios = Ratios {
-        redirect_over_native: median(rounds.iter().map(|r| r.native_redirect_us / r.redirect_us).collect()),
-        pass_over_direct: median(rounds.iter().map(|r| r.direct_us / r.pass_us).collect()),
-    };
-    println!(
-        "median: redirect over native {:.3}, pass-through over direct {:.3}",
-        ratios.redirect_over_native, ratios.pass_over_direct
-    );
-    if let Some(path) = &args.json {
-        let json = serde_json::to_vec_pretty(&Figures { ratios, rounds })?;
-        fs::write(path, json).map_err(|source| BenchError::Io { what: format!("write {}", path.display()), source })?;
-    }
-    for site in &mut sites {
-        site.stop().await?;
-    }
-    Ok(())
+struct Programs {
+    dist: Result<Dist, p2pcdn_tests::Error>,
+    publisher: std::path::PathBuf,
 }
 
-/// Two friends, the first of which redirects everything it can.
-async fn prepare(lab: &Lab, sites: &mut [Site; 2]) -> Result<(), BenchError> {
-    sites[0].workers(1);
-    sites[0].edit(MARKER, ROUTES);
-    sites[0].edit(r#""requests_per_s": 0"#, r#""requests_per_s": 1"#);
-    sites[0].edit(r#""exclude": []"#, r#""exclude": [], "stay_local_s": 0, "pure_balancer_at": 1"#);
-    sites[0].content.put(FILTER.path, &noise(1, 20 << 10))?;
-    invite_each_other(sites);
-    for site in sites.iter_mut() {
-        site.set("host.lease", "100GB");
-        site.start_agent()?;
-        site.start_envoy()?;
+fn measure(programs: Programs, bench: &Bench) -> Result<(), BenchError> {
+    // Before anything is started, since whatever is started inherits it.
+    let cores = machine::Cores::claim()?;
+    let lab = Lab::with(programs.dist?)?;
+    // One thread, which all programs die with, and which leaves the core to them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(BenchError::io("start the runtime"))?;
+    let site = Bed { lab, publisher: programs.publisher, cores };
+    match bench {
+        Bench::Redirect(args) => runtime.block_on(redirect::run(&site, args)),
+        Bench::Table(args) => runtime.block_on(table::run(&site, args)),
     }
-    for site in sites.iter_mut() {
-        site.ready().await?;
-    }
-    // Requests make the filter report, the report makes it redirect.
-    let url = sites[0].url(FILTER.path);
-    let redirected = async || match lab.client.get(&url).await {
-        Ok(response) if response.status() == FILTER.status => Ok(()),
-        Ok(response) => Err(response.status().to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    Ok(poll(READY, "redirect", redirected).await?)
 }
 
-/// CPU time of the site's Envoy per request, in microseconds.
-async fn cost(client: &Client, site: &Site, variant: &Variant, requests: u32) -> Result<f64, BenchError> {
-    let url = site.url(variant.path);
-    let before = cpu_ns(site)?;
-    let mut tasks = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let (client, url, status) = (client.clone(), url.clone(), variant.status);
-        tasks.spawn(async move {
-            let mut wrong = 0;
-            for _ in 0..requests / CONNECTIONS {
-                wrong += u32::from(client.get(&url).await?.status() != status);
-            }
-            Ok::<_, client::ClientError>(wrong)
-        });
-    }
-    let mut wrong = 0;
-    while let Some(counted) = tasks.join_next().await {
-        wrong += counted??;
-    }
-    let all = requests / CONNECTIONS * CONNECTIONS;
-    // A probe that was late on a busy machine may keep a few redirects back.
-    if wrong > all / 100 {
-        return Err(BenchError::Answers { variant: variant.name, wrong, all, expected: variant.status });
-    }
-    Ok(cpu_ns(site)?.saturating_sub(before) as f64 / 1000.0 / f64::from(all))
+/// What every measurement needs.
+struct Bed {
+    lab: Lab,
+    publisher: std::path::PathBuf,
+    cores: machine::Cores,
 }
 
-/// Nanoseconds that all threads of the site's Envoy have run (first figure of schedstat, see proc(5)).
-fn cpu_ns(site: &Site) -> Result<u64, BenchError> {
-    let fail = |source| BenchError::Io { what: "read Envoy's CPU time".into(), source };
-    let process = site.envoy.id().ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
-    let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{process}/task")).map_err(fail)? {
-        let stat = fs::read_to_string(thread.map_err(fail)?.path().join("schedstat")).map_err(fail)?;
-        total += stat.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(total)
+fn write_json<T: Serialize>(path: &Path, figures: &T) -> Result<(), BenchError> {
+    let json = serde_json::to_vec_pretty(figures)?;
+    fs::write(path, json).map_err(BenchError::io(format!("write {}", path.display())))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -224,6 +114,6 @@ mod tests {
 
     #[test]
     fn one_noisy_round_does_not_move_the_median() {
-        assert!((median(vec![0.7, 99.0, 0.6]) - 0.7).abs() < f64::EPSILON);
+        assert!((median([0.7, 99.0, 0.6]) - 0.7).abs() < f64::EPSILON);
     }
 }

@@ -75,7 +75,7 @@ fn dependencies(layout: &Layout) -> Result<(), TaskError> {
     if process::succeeds(process::cargo(layout, "deny").arg("--version")) {
         return show(process::cargo(layout, "deny").args(["check", "bans", "licenses", "sources"]));
     }
-    println!("NOT CHECKED: cargo-deny is not installed (cargo install --locked cargo-deny)");
+    println!("NOT CHECKED: cargo-deny is not installed (cargo install --locked cargo-deny; some ten minutes)");
     Ok(())
 }
 

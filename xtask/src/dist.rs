@@ -1,5 +1,7 @@
 //! Builds what a site installs, and puts it into target/dist.
 
+mod callbacks;
+
 use std::{fs, io, path::Path, process as std_process};
 
 use crate::{
@@ -8,6 +10,8 @@ use crate::{
     process,
     setup::{self, WasmRoute},
 };
+
+pub(crate) use callbacks::CallbackError;
 
 const AGENT: &str = "p2pcdn";
 const FILTER: &str = "p2pcdn_filter.wasm";
@@ -38,21 +42,25 @@ fn build_filter(layout: &Layout, wasm: WasmRoute, features: &[&str], name: &str)
     cargo.args(["--profile", "wasm", "--locked", "--package", "p2pcdn-filter"]).args(features);
     cargo.env("CARGO_TARGET_DIR", &target);
     process::show(&mut wasm.apply(cargo))?;
-    publish(layout, &target.join(wasm.target()).join("wasm").join(FILTER), name)
+    let built = target.join(wasm.target()).join("wasm").join(FILTER);
+    let module = callbacks::drop_unused(&built, &layout.shipped_config())?;
+    let target = layout.dist().join(name);
+    let write = |draft: &Path| fs::write(draft, &module).map(|()| module.len() as u64);
+    replace(&target, write).map_err(|source| TaskError::Write { path: target.clone(), source })
 }
 
-/// Copies a built file into target/dist under the name, in one step for whoever reads it.
+/// Copies a built file into target/dist under the name.
 fn publish(layout: &Layout, built: &Path, name: &str) -> Result<(), TaskError> {
     let target = layout.dist().join(name);
-    let bytes = replace(built, &target).map_err(|source| TaskError::Write { path: target.clone(), source })?;
-    println!("{} ({} KiB)", target.display(), bytes.div_ceil(1024));
-    Ok(())
+    replace(&target, |draft| fs::copy(built, draft)).map_err(|source| TaskError::Write { path: target, source })
 }
 
-fn replace(built: &Path, target: &Path) -> io::Result<u64> {
+/// Puts what `write` writes into the file's place, in one step for whoever reads it.
+fn replace(target: &Path, write: impl FnOnce(&Path) -> io::Result<u64>) -> io::Result<()> {
     let draft = target.with_extension(format!("draft-{}", std_process::id()));
     fs::create_dir_all(target.parent().unwrap_or(Path::new(".")))?;
-    let bytes = fs::copy(built, &draft)?;
+    let bytes = write(&draft)?;
     fs::rename(&draft, target)?;
-    Ok(bytes)
+    println!("{} ({} KiB)", target.display(), bytes.div_ceil(1024));
+    Ok(())
 }

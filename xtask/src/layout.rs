@@ -38,4 +38,9 @@ impl Layout {
     pub(crate) fn dist(&self) -> PathBuf {
         self.target.join("dist")
     }
+
+    /// The Envoy configuration that ships.
+    pub(crate) fn shipped_config(&self) -> PathBuf {
+        self.root.join("envoy-config/site.yaml")
+    }
 }

