@@ -59,7 +59,7 @@ pub struct PeerRequest {
 pub const SYNC_PATH: &str = "/v1/sync";
 /// GET: [`status::Status`].
 pub const STATUS_PATH: &str = "/v1/status";
-/// GET: a list of [`crate::doctor::HolderFacts`].
+/// GET: [`crate::doctor::AgentFacts`].
 pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
@@ -89,7 +89,7 @@ impl LocalApi {
         match (request.method(), path.as_str()) {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
-            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.holder_facts()),
+            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.agent_facts()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());
