@@ -52,6 +52,9 @@ impl LocalApi {
                 holders.iter().for_each(|domain| self.holders.doubted(domain, copy.clone(), now_ms));
             }
         }
+        if let Some(catalogue) = &self.catalogue {
+            catalogue.observe(report, is_ours);
+        }
         let changes = self.board.changes_since(report.have);
         let mut load = self.load();
         load.observe(report, now_ms);

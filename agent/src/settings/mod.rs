@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use p2pcdn_core::lookup::canonical_path;
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use keys::Keys;
@@ -48,8 +49,11 @@ pub struct Settings {
 pub struct Site {
     /// Its authority: host in lower case, port unless 443.
     pub domain: String,
-    /// The directory that the embedded origin serves; without it the site only hosts.
+    /// The directory that the embedded origin serves.
     pub directory: Option<PathBuf>,
+    /// Whether objects are learned by asking the site's own public listener for what visitors ask for; never with a directory.
+    /// With neither, the site only hosts.
+    pub learn: bool,
     /// Freshness lifetime that the embedded origin declares.
     pub max_age: Duration,
 }
@@ -122,8 +126,16 @@ pub struct Share {
     pub min_object_bytes: u64,
     /// Most objects in the catalogue; further ones stay local.
     pub max_objects: usize,
+    /// Largest object that is offered, in bytes.
+    pub max_object_bytes: u64,
     /// Bytes per second that pulls by others may take.
     pub upload_bytes_per_s: u64,
+    /// Prefixes of paths below which styles and scripts are offered.
+    pub code_paths: Vec<String>,
+    /// Bytes of learned objects that are kept.
+    pub cache_bytes: u64,
+    /// Bytes per second that learning objects may take.
+    pub learn_bytes_per_s: u64,
 }
 
 /// Where the proxy's counters are read.
@@ -171,9 +183,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     }
     let admin = keys.checked("proxy.admin", Some(""), admin_address);
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
+    let directory = keys.optional("site.directory").map(|path: PathBuf| base.join(path));
+    let learn = keys.or("site.learn", true) && directory.is_none();
     let settings = Settings {
         site: Site {
-            directory: keys.optional("site.directory").map(|path: PathBuf| base.join(path)),
+            directory,
+            learn,
             max_age: keys.checked("site.max_age", Some("5m"), duration),
             domain: domain.clone(),
         },
@@ -203,10 +218,14 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             classes: keys.each("host.classes", ALL_CLASSES, class),
         },
         share: Share {
-            classes: keys.each("share.classes", LEAF_CLASSES, class),
+            classes: keys.each("share.classes", LEAF_CLASSES, leaf_class),
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
+            max_object_bytes: keys.checked("share.max_object", Some("1GB"), object_bytes),
             upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
+            code_paths: keys.each("share.code_paths", &[], path_prefix),
+            cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
+            learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
@@ -286,6 +305,18 @@ fn rate(text: &str) -> Result<u64, String> {
 fn class(text: &str) -> Result<Class, String> {
     let found = Class::ALL.into_iter().find(|class| class.name() == text);
     found.ok_or_else(|| format!("\"{text}\" is not one of {}", ALL_CLASSES.join(", ")))
+}
+
+fn leaf_class(text: &str) -> Result<Class, String> {
+    match class(text)? {
+        class if class.is_leaf() => Ok(class),
+        _ => Err(format!("\"{text}\" is shared below share.code_paths only")),
+    }
+}
+
+fn path_prefix(text: &str) -> Result<String, String> {
+    let prefix = canonical_path(text.as_bytes()).map_err(|error| format!("\"{text}\": {error}"))?;
+    Ok(prefix.to_owned())
 }
 
 fn log_format(text: &str) -> Result<bool, String> {
