@@ -17,7 +17,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::catalogue::{Catalogue, CatalogueError, origin};
+use crate::catalogue::learn::Learner;
+use crate::catalogue::watch::Watcher;
+use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::now_s;
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
@@ -85,7 +87,10 @@ pub enum RunError {
     /// Replicas could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The content directory could not be read.
+    /// The site's own objects have no place to come from.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The content directory cannot be followed.
     #[error("site.directory: {0}")]
     Catalogue(#[from] CatalogueError),
     /// The system gave no random numbers.
@@ -99,6 +104,12 @@ struct Sockets {
     replica: TcpListener,
     peer: TcpListener,
     origin: Option<TcpListener>,
+}
+
+/// Who finds out what the site's own objects are.
+enum Finder {
+    Watcher(Arc<Watcher>, Hints),
+    Learner(Arc<Learner>, Hints),
 }
 
 enum Local {
@@ -155,17 +166,24 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let holders = Arc::new(Holders::new(board.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
     let metrics = Arc::new(Metrics::default());
-    let catalogue = match &settings.site.directory {
-        None => None,
-        Some(directory) => Some(Arc::new(Catalogue::new(
-            directory,
-            settings.site.clone(),
-            settings.share.clone(),
-            key.clone(),
-            Counter::new(db, "object"),
-            board.clone(),
-        )?)),
-    };
+    let source = Source::open(&settings.site, &settings.share, state).await?;
+    let (catalogue, finder) = source
+        .map(|source| {
+            let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
+            let (catalogue, hints) = Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone());
+            let finder = match source {
+                Source::Directory(directory) => {
+                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
+                }
+                Source::Site(area) => {
+                    let learner =
+                        Learner::new(catalogue.clone(), area, connector.clone(), load.clone(), settings.time_scale);
+                    Finder::Learner(Arc::new(learner), hints)
+                }
+            };
+            (catalogue, finder)
+        })
+        .unzip();
     let sharer = catalogue.clone().map(|catalogue| {
         Arc::new(Sharer {
             catalogue,
@@ -234,8 +252,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         tasks.spawn(policy.run(token()));
         tasks.spawn(sharer.run(token()));
     }
-    if let (Some(catalogue), Some(listener)) = (catalogue.clone(), sockets.origin) {
-        let answer = move |request: Request<Incoming>| origin::answer(catalogue.clone(), request);
+    if let (Some(Finder::Watcher(watcher, _)), Some(listener)) = (&finder, sockets.origin) {
+        let watcher = watcher.clone();
+        let answer = move |request: Request<Incoming>| origin::answer(watcher.clone(), request);
         tasks.spawn(serve(listener, answer, token()));
     }
     let answer = move |request: Request<Incoming>| replica_server.clone().answer(request);
@@ -255,13 +274,13 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tracing::info!(site = %domain, "p2pcdn runs");
 
     let mut outcome = Ok(());
-    if let Some(catalogue) = catalogue {
-        outcome = catalogue.run(token()).await;
-        // Without its catalogue the agent would redirect to versions that it no longer watches.
-        cancel.cancel();
-    } else {
-        cancel.cancelled().await;
+    match finder {
+        Some(Finder::Watcher(watcher, hints)) => outcome = watcher.run(hints, token()).await,
+        Some(Finder::Learner(learner, hints)) => learner.run(hints, token()).await,
+        None => cancel.cancelled().await,
     }
+    // Without its catalogue the agent would redirect to versions that it no longer watches.
+    cancel.cancel();
     tasks.tracker.close();
     tasks.tracker.wait().await;
     if let Some(path) = unix_socket {

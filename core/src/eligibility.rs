@@ -220,7 +220,7 @@ fn judge_browser(head: &RequestHead<'_>, target: &str, rules: &Rules) -> Result<
         Some(b"style") if is_cors || (is_plain && is_below(target, &rules.plain_style_paths)) => Destination::Style,
         Some(b"script") if is_cors => Destination::Script,
         Some(b"empty") if (is_cors || is_plain) && is_below(target, &rules.fetch_paths) => Destination::Fetch,
-        Some(b"document") if is_click(head) && is_below(target, &rules.download_paths) => Destination::Download,
+        Some(dest) if is_download(head, dest) && is_below(target, &rules.download_paths) => Destination::Download,
         _ => return Err(Refusal::Destination),
     };
     let is_embed = matches!(destination, Destination::Image | Destination::Media | Destination::Font);
@@ -250,8 +250,10 @@ fn judge_tool(head: &RequestHead<'_>) -> Result<Client, Refusal> {
     Ok(Client::Tool { takes_metalink: names_it && !takes_object })
 }
 
-fn is_click(head: &RequestHead<'_>) -> bool {
-    head.fetch_mode == Some(b"navigate") && head.is_user_activated
+/// A clicked link; one with a `download` attribute says `empty` (seen in Chromium 156), and is never followed as a page.
+fn is_download(head: &RequestHead<'_>, dest: &[u8]) -> bool {
+    let is_link = dest == b"empty" || (dest == b"document" && head.is_user_activated);
+    head.fetch_mode == Some(b"navigate") && is_link
 }
 
 fn is_below(target: &str, prefixes: &[String]) -> bool {

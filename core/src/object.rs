@@ -141,6 +141,11 @@ pub fn content_type_of_extension(extension: &str) -> Option<&'static str> {
     TYPES.iter().find(|(known, _, _)| known.eq_ignore_ascii_case(extension)).map(|(_, content_type, _)| *content_type)
 }
 
+/// Every content type of the allow-list, some more than once.
+pub fn content_types() -> impl Iterator<Item = &'static str> {
+    TYPES.iter().map(|(_, content_type, _)| *content_type)
+}
+
 /// Replicable types: extension, the one spelling of the content type, class.
 const TYPES: &[(&str, &str, Class)] = &[
     ("avif", "image/avif", Class::Image),
@@ -308,7 +313,8 @@ pub fn is_authority(text: &str) -> bool {
     text.len() <= 255 && host.split('.').all(label) && port_ok
 }
 
-fn is_strong_etag(text: &str) -> bool {
+/// Whether `text` is a strong entity tag with its quotes, of at most 128 bytes.
+pub fn is_strong_etag(text: &str) -> bool {
     let inner = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
     text.len() <= 128 && inner.is_some_and(|t| t.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x7e)))
 }

@@ -43,7 +43,7 @@ impl HttpContext for Request<Proxy> {
     fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         match self.head() {
             Verdict::Redirected => Action::Pause,
-            Verdict::Local | Verdict::Watched(_) | Verdict::Returned { .. } => Action::Continue,
+            Verdict::Local | Verdict::Returned => Action::Continue,
         }
     }
 

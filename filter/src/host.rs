@@ -39,7 +39,7 @@ pub trait Host: Clone {
     /// The first `size` bytes of the filter's configuration.
     fn configuration(&self, size: usize) -> Vec<u8>;
 
-    /// All headers of the current request in the proxy's encoding, for [`pairs`].
+    /// All headers of the current request in the proxy's encoding, for [`pairs`]; only until the request has gone on.
     fn request_headers(&self) -> Vec<u8>;
     /// Answers the current request, before or in place of the origin.
     fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]);

@@ -1,7 +1,7 @@
 //! The answer to a request that leaves: to whom, and with which headers.
 
 use p2pcdn_core::decide::{ONE_PPM, choose};
-use p2pcdn_core::eligibility::{Accepted, Client};
+use p2pcdn_core::eligibility::Client;
 use p2pcdn_core::lookup::RETURN_PREFIX;
 use p2pcdn_core::metalink;
 use p2pcdn_core::object::{Embedding, Sha256, Sharing};
@@ -10,9 +10,9 @@ use p2pcdn_core::redirect::{
     write_location,
 };
 use p2pcdn_core::replica_table::Found;
-use p2pcdn_core::request_head::RequestHead;
 
 use crate::host::Host;
+use crate::request::Ask;
 use crate::root::Vm;
 use crate::settings::{Affinity, Mode};
 
@@ -44,14 +44,13 @@ impl Leaving {
 
 impl<H: Host> Vm<H> {
     /// Sends the client to one of the gathered candidates, having counted and drawn on its lease; `false` if it stays after all.
-    pub(crate) fn send_away(&mut self, head: &RequestHead<'_>, accepted: Accepted<'_>, leaving: &Leaving) -> bool {
-        let Some(chosen) = self.choose_holder(head) else { return false };
+    pub(crate) fn send_away(&mut self, ask: &Ask<'_>, leaving: &Leaving) -> bool {
+        let Some(chosen) = self.choose_holder(ask.address) else { return false };
         let Some(holder) = self.table.holder_mut(chosen) else { return false };
-        let (sha256, target) = (&leaving.sha256, accepted.target);
-        if !write_location(&mut self.location, &holder.authority, head.authority, sha256, target) {
+        if !write_location(&mut self.location, &holder.authority, ask.authority, &leaving.sha256, ask.target) {
             return false;
         }
-        let bytes = if head.method == b"HEAD" { 0 } else { leaving.size };
+        let bytes = if ask.is_head { 0 } else { leaving.size };
         holder.lease.draw(bytes);
         if self.settings.mode == Mode::Observe {
             self.counted.would_redirect = self.counted.would_redirect.saturating_add(1);
@@ -61,21 +60,21 @@ impl<H: Host> Vm<H> {
         self.tally.counts.redirected_bytes = self.tally.counts.redirected_bytes.saturating_add(bytes);
         self.tally.redirected(chosen, 1, bytes);
         self.counted.redirected = self.counted.redirected.saturating_add(1);
-        match accepted.client {
+        match ask.client {
             Client::Tool { takes_metalink } if self.settings.metalink => {
-                self.answer_tool(head, target, leaving, takes_metalink && head.method == b"GET");
+                self.answer_tool(ask, leaving, takes_metalink && !ask.is_head);
             }
             Client::Tool { .. } | Client::Browser(_) => self.answer(leaving, &[]),
         }
         true
     }
 
-    fn choose_holder(&mut self, head: &RequestHead<'_>) -> Option<u16> {
+    fn choose_holder(&mut self, address: &[u8]) -> Option<u16> {
         let (turn, draw_ppm) = match self.settings.affinity {
             Affinity::None => (self.turn, self.draws.ppm()),
             // As good as random from client to client, and the same in every worker.
             Affinity::Client => {
-                let hash = self.hash_key.of(b"", head.client());
+                let hash = self.hash_key.of(b"", address);
                 (hash, ((u128::from(hash) * u128::from(ONE_PPM)) >> 64) as u32)
             }
         };
@@ -102,22 +101,22 @@ impl<H: Host> Vm<H> {
     }
 
     /// Tells a download tool the digest and every place, by headers (RFC 6249) or, if it asks for that, by a document (RFC 5854).
-    fn answer_tool(&mut self, head: &RequestHead<'_>, target: &str, leaving: &Leaving, as_document: bool) {
+    fn answer_tool(&mut self, ask: &Ask<'_>, leaving: &Leaving, as_document: bool) {
         let mut places = vec![self.location.clone()];
         for candidate in self.candidates.iter().take(MAX_PLACES) {
             let mut place = Vec::new();
             let holder = self.table.holder(candidate.holder);
             let is_written = holder.is_some_and(|holder| {
-                write_location(&mut place, &holder.authority, head.authority, &leaving.sha256, target)
+                write_location(&mut place, &holder.authority, ask.authority, &leaving.sha256, ask.target)
             });
             if is_written && place != self.location {
                 places.push(place);
             }
         }
         if as_document {
-            places.push(self.return_url(head.authority, target));
+            places.push(return_url(ask));
             let mut document = Vec::new();
-            metalink::write(&mut document, target, leaving.size, &leaving.sha256, places.iter().map(Vec::as_slice));
+            metalink::write(&mut document, ask.target, leaving.size, &leaving.sha256, places.iter().map(Vec::as_slice));
             let headers = [
                 ("content-type", metalink::CONTENT_TYPE),
                 ("cache-control", NO_STORE),
@@ -135,10 +134,10 @@ impl<H: Host> Vm<H> {
         headers.extend(links.iter().map(|link| ("link", link.as_slice())));
         self.answer(leaving, &headers);
     }
+}
 
-    /// Where this very site serves the object without redirecting again. The authority has been written into a location before.
-    fn return_url(&self, authority: &[u8], target: &str) -> Vec<u8> {
-        let path = target.trim_start_matches('/');
-        [b"https://", authority, RETURN_PREFIX.as_bytes(), path.as_bytes()].concat()
-    }
+/// Where this very site serves the object without redirecting again. The authority has been written into a location before.
+fn return_url(ask: &Ask<'_>) -> Vec<u8> {
+    let path = ask.target.trim_start_matches('/');
+    [b"https://", ask.authority, RETURN_PREFIX.as_bytes(), path.as_bytes()].concat()
 }

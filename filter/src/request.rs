@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use p2pcdn_core::decide::{Candidate, is_full, leaves};
+use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::eligibility::{Accepted, Client, Refusal, judge, judge_condition, judge_object};
 use p2pcdn_core::lookup::{canonical_path, returned_path};
 use p2pcdn_core::replica_table::{Found, ReplicaTable};
@@ -19,7 +20,23 @@ pub struct Request<H: Host> {
     /// `None` while the filter is off: then nothing is looked at.
     pub(crate) vm: Option<Rc<RefCell<Vm<H>>>>,
     pub(crate) verdict: Verdict,
+    pub(crate) kept: Kept,
     is_counted: bool,
+}
+
+/// What the response will be treated by: Envoy shows no request header any more once the request has gone on.
+#[derive(Debug, Default)]
+pub(crate) enum Kept {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A request for an object in the table, that the origin answers.
+    Watched(Watched),
+    /// A request that a host sent back, for an object in the table.
+    Returned {
+        /// The page's origin, unless there are cookies, too.
+        origin: Option<Vec<u8>>,
+    },
 }
 
 /// What becomes of a request.
@@ -27,32 +44,69 @@ pub struct Request<H: Host> {
 pub enum Verdict {
     /// It continues to the origin.
     Local,
-    /// It continues to the origin, whose answer is compared with what the table says.
-    Watched(Watched),
     /// It continues to the origin, which a host sent the client back to.
-    Returned {
-        /// Whether the object is in the table, and so public.
-        is_known: bool,
-    },
+    Returned,
     /// It has been answered.
     Redirected,
 }
 
 /// An object in the table that the origin is about to answer for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Watched {
+#[derive(Debug)]
+pub(crate) struct Watched {
     /// The object's key.
-    pub key: u64,
+    pub(crate) key: u64,
     /// See [`p2pcdn_core::sync::ObjectRow::validator`].
-    pub validator: u32,
+    pub(crate) validator: u32,
     /// Whether the answer tells first-hand if the table is right: it is the first in its period, and a stranger's.
-    pub is_first_hand: bool,
+    pub(crate) is_first_hand: bool,
+    /// Who asked for what.
+    pub(crate) client: Client,
+    pub(crate) is_head: bool,
+    pub(crate) authority: Vec<u8>,
+    pub(crate) target: String,
+    pub(crate) address: Vec<u8>,
+}
+
+impl Watched {
+    fn new(key: u64, validator: u32, is_first_hand: bool, ask: &Ask<'_>) -> Self {
+        Self {
+            key,
+            validator,
+            is_first_hand,
+            client: ask.client,
+            is_head: ask.is_head,
+            authority: ask.authority.to_vec(),
+            target: ask.target.to_owned(),
+            address: ask.address.to_vec(),
+        }
+    }
+
+    /// The request as it was.
+    pub(crate) fn ask(&self) -> Ask<'_> {
+        let Self { client, is_head, authority, target, address, .. } = self;
+        Ask { client: *client, is_head: *is_head, authority, target, address }
+    }
+}
+
+/// What a redirect has to know of its request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    /// Who asks.
+    pub(crate) client: Client,
+    /// Whether no body will be sent.
+    pub(crate) is_head: bool,
+    /// Authority as the client wrote it.
+    pub(crate) authority: &'a [u8],
+    /// Canonical target.
+    pub(crate) target: &'a str,
+    /// The client's address; empty if the proxy does not say.
+    pub(crate) address: &'a [u8],
 }
 
 impl<H: Host> Request<H> {
     /// A request of which nothing is known yet.
     pub fn new(vm: Option<Rc<RefCell<Vm<H>>>>) -> Self {
-        Self { vm, verdict: Verdict::Local, is_counted: false }
+        Self { vm, verdict: Verdict::Local, kept: Kept::Nothing, is_counted: false }
     }
 
     /// Takes in the request's headers, and answers it if it is redirected.
@@ -63,7 +117,7 @@ impl<H: Host> Request<H> {
                 vm.in_flight = vm.in_flight.saturating_add(1);
             }
             let headers = vm.host.request_headers();
-            self.verdict = vm.decide(&headers);
+            (self.verdict, self.kept) = vm.decide(&headers);
         }
         self.verdict
     }
@@ -80,7 +134,7 @@ impl<H: Host> Drop for Request<H> {
 }
 
 impl<H: Host> Vm<H> {
-    fn decide(&mut self, headers: &[u8]) -> Verdict {
+    fn decide(&mut self, headers: &[u8]) -> (Verdict, Kept) {
         #[cfg(all(feature = "fault-injection", target_arch = "wasm32"))]
         if pairs(headers).any(|header| header == (b"x-p2pcdn-crash", b"1")) {
             crate::host::wasm::trap();
@@ -89,7 +143,7 @@ impl<H: Host> Vm<H> {
         pairs(headers).for_each(|(name, value)| head.observe(name, value));
         self.count_request();
         if let Some(target) = returned_path(head.path) {
-            return self.note_return(head.authority, target);
+            return (Verdict::Returned, self.note_return(&head, target, headers));
         }
         let is_full = is_full(self.in_flight_everywhere(), self.settings.in_flight_limit);
         let accepted = judge(&head, &self.settings.rules, is_full);
@@ -98,18 +152,19 @@ impl<H: Host> Vm<H> {
                 self.note_page(head.path);
             }
             self.refuse(refusal);
-            Verdict::Local
+            (Verdict::Local, Kept::Nothing)
         })
     }
 
-    fn note_return(&mut self, authority: &[u8], target: &[u8]) -> Verdict {
-        let key = self.hash_key.of(authority, target);
-        let is_known = self.table.find(key).is_some();
-        if is_known {
-            self.tally.returned.note(key);
-            self.counted.returned = self.counted.returned.saturating_add(1);
+    fn note_return(&mut self, head: &RequestHead<'_>, target: &[u8], headers: &[u8]) -> Kept {
+        let key = self.hash_key.of(head.authority, target);
+        if self.table.find(key).is_none() {
+            return Kept::Nothing;
         }
-        Verdict::Returned { is_known }
+        self.tally.returned.note(key);
+        self.counted.returned = self.counted.returned.saturating_add(1);
+        let origin = pairs(headers).find(|(name, _)| *name == b"origin").map(|(_, value)| value.to_vec());
+        Kept::Returned { origin: origin.filter(|_| !head.has_cookie) }
     }
 
     fn note_page(&mut self, target: &[u8]) {
@@ -121,11 +176,18 @@ impl<H: Host> Vm<H> {
     }
 
     /// Looks the object up and, if the request leaves, answers it.
-    fn consider(&mut self, head: &RequestHead<'_>, accepted: Accepted<'_>, is_full: bool) -> Result<Verdict, Refusal> {
+    fn consider(
+        &mut self,
+        head: &RequestHead<'_>,
+        accepted: Accepted<'_>,
+        is_full: bool,
+    ) -> Result<(Verdict, Kept), Refusal> {
         if !self.has_table() {
             return Err(Refusal::Unknown);
         }
         let Accepted { client, target } = accepted;
+        let is_head = head.method == b"HEAD";
+        let ask = Ask { client, is_head, authority: head.authority, target, address: head.client() };
         let key = self.hash_key.of(head.authority, target.as_bytes());
         self.tally.hot.count(key, 1, || ());
         let Some(found) = self.table.find(key) else {
@@ -134,30 +196,31 @@ impl<H: Host> Vm<H> {
         };
         judge_object(client, found.class, found.size, &self.settings.rules)?;
         judge_condition(head.etag, found.validator, |etag| self.hash_key.validator(etag))?;
-        let watched = |is_first_hand| Verdict::Watched(Watched { key, validator: found.validator, is_first_hand });
+        let validator = found.validator;
+        let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
         if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {
-            let verdict = watched(false);
             self.refuse(Refusal::Stale);
-            return Ok(verdict);
+            return Ok(stays(false));
         }
         if !found.holders.iter().any(|id| self.table.holder(*id).is_some_and(|h| !is_blocked(h.blocked, client))) {
             return Err(Refusal::Policy);
         }
-        let bytes = if head.method == b"HEAD" { 0 } else { found.size };
+        let bytes = if is_head { 0 } else { found.size };
         self.tally.counts.eligible = self.tally.counts.eligible.saturating_add(1);
         self.tally.counts.eligible_bytes = self.tally.counts.eligible_bytes.saturating_add(bytes);
         self.counted.eligible = self.counted.eligible.saturating_add(1);
 
         let is_seen = self.first_hand.seen(key, now_s);
-        let stays = watched(!is_seen && head.is_plain());
-        if !leaves(&self.word.steering, is_full, self.draws.ppm()) || !(is_seen || is_full) {
-            return Ok(stays);
+        if leaves(&self.word.steering, is_full, self.draws.ppm()) && (is_seen || is_full) {
+            gather(&mut self.candidates, &self.table, &found, client);
+            let leaving = Leaving::of(&found, now_s);
+            if self.send_away(&ask, &leaving) {
+                return Ok((Verdict::Redirected, Kept::Nothing));
+            }
         }
-        gather(&mut self.candidates, &self.table, &found, client);
-        let leaving = Leaving::of(&found, now_s);
-        Ok(if self.send_away(head, accepted, &leaving) { Verdict::Redirected } else { stays })
+        Ok(stays(!is_seen && head.is_plain()))
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -182,7 +245,7 @@ pub(crate) fn gather(candidates: &mut Vec<Candidate>, table: &ReplicaTable, foun
     }));
 }
 
-fn is_blocked(blocked: p2pcdn_core::destination::Destinations, client: Client) -> bool {
+fn is_blocked(blocked: Destinations, client: Client) -> bool {
     match client {
         Client::Browser(destination) => blocked.contains(destination),
         Client::Tool { .. } => false,

@@ -1,30 +1,27 @@
 //! The response to a request that stayed: opened to a client that a host sent back, compared with the table, or replaced if the
 //! origin failed.
 
-use p2pcdn_core::eligibility::{judge, judge_object};
-use p2pcdn_core::request_head::RequestHead;
 use p2pcdn_core::sync::Op;
 
-use crate::host::{Host, now_ms, pairs};
+use crate::host::{Host, now_ms};
 use crate::redirect::Leaving;
-use crate::request::{Request, Verdict, Watched, gather};
+use crate::request::{Kept, Request, Verdict, Watched, gather};
 use crate::root::Vm;
 
 impl<H: Host> Request<H> {
     /// Takes in the response's headers; `true` if it has been replaced by a redirect.
     pub fn complete_response(&mut self) -> bool {
         let Some(mut vm) = self.vm.as_ref().and_then(|vm| vm.try_borrow_mut().ok()) else { return false };
-        match self.verdict {
-            Verdict::Returned { is_known: true } => vm.open_to_pages(),
-            Verdict::Watched(watched) => {
-                // The proxy calls again for the answer that replaces this one.
-                self.verdict = Verdict::Local;
-                if vm.compare(watched) {
+        // The proxy calls again for the answer that replaces this one.
+        match std::mem::take(&mut self.kept) {
+            Kept::Nothing => {}
+            Kept::Returned { origin } => vm.open_to_pages(origin.as_deref()),
+            Kept::Watched(watched) => {
+                if vm.compare(&watched) {
                     self.verdict = Verdict::Redirected;
                     return true;
                 }
             }
-            Verdict::Local | Verdict::Returned { is_known: false } | Verdict::Redirected => {}
         }
         false
     }
@@ -33,27 +30,23 @@ impl<H: Host> Request<H> {
 impl<H: Host> Vm<H> {
     /// After two redirects across origins a CORS request comes from `null` (Fetch, "redirect-tainted origin"), and what lies in the
     /// table is public. An answer to a request without cookies is anybody's, so even a request with credentials may have it.
-    fn open_to_pages(&self) {
-        let headers = self.host.request_headers();
-        let has = |wanted: &[u8]| pairs(&headers).find(|(name, _)| *name == wanted).map(|(_, value)| value);
-        match has(b"origin").filter(|_| has(b"cookie").is_none()) {
-            Some(origin) => {
-                self.host.set_response_header("access-control-allow-origin", origin);
-                self.host.set_response_header("access-control-allow-credentials", b"true");
-                self.host.set_response_header("vary", b"origin, cookie");
-            }
-            None => self.host.set_response_header("access-control-allow-origin", b"*"),
+    fn open_to_pages(&self, origin: Option<&[u8]>) {
+        let host = &self.host;
+        host.set_response_header("access-control-allow-origin", origin.unwrap_or(b"*"));
+        if origin.is_some() {
+            host.set_response_header("access-control-allow-credentials", b"true");
+            host.set_response_header("vary", b"origin, cookie");
         }
-        self.host.set_response_header("cross-origin-resource-policy", b"cross-origin");
+        host.set_response_header("cross-origin-resource-policy", b"cross-origin");
     }
 
     /// Sees whether the origin still has the version in the table; `true` if it failed and the client was sent to a replica instead.
-    fn compare(&mut self, watched: Watched) -> bool {
+    fn compare(&mut self, watched: &Watched) -> bool {
         match self.host.response_status() {
             Some(500 | 502..=504) => {
                 self.tally.counts.origin_failures = self.tally.counts.origin_failures.saturating_add(1);
                 self.counted.origin_failures = self.counted.origin_failures.saturating_add(1);
-                return self.settings.rescue && self.rescue();
+                return self.settings.rescue && self.rescue(watched);
             }
             Some(200) if watched.is_first_hand => self.compare_version(watched),
             Some(200 | 206 | 304) | None => {}
@@ -63,7 +56,7 @@ impl<H: Host> Vm<H> {
     }
 
     /// Only another strong entity tag of the plain representation proves that the table is out of date.
-    fn compare_version(&mut self, watched: Watched) {
+    fn compare_version(&mut self, watched: &Watched) {
         let is_coded = self.host.response_header("content-encoding").is_some_and(|coding| coding != b"identity");
         if watched.validator == 0 || is_coded {
             return;
@@ -79,25 +72,18 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    fn rescue(&mut self) -> bool {
-        let headers = self.host.request_headers();
-        let mut head = RequestHead::default();
-        pairs(&headers).for_each(|(name, value)| head.observe(name, value));
-        // The origin has no word of its own to give.
-        let Ok(accepted) = judge(&head, &self.settings.rules, true) else { return false };
-        let Some(found) = self.table.find(self.hash_key.of(head.authority, accepted.target.as_bytes())) else {
-            return false;
-        };
+    fn rescue(&mut self, watched: &Watched) -> bool {
+        let Some(found) = self.table.find(watched.key) else { return false };
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
         let usable_until_s = u64::from(found.fresh_until_s).saturating_add(found.stale_if_error_s.into());
         let is_usable = self.is_current(now_ms) && usable_until_s > now_s && !self.word.steering.killed;
-        if !is_usable || judge_object(accepted.client, found.class, found.size, &self.settings.rules).is_err() {
+        if !is_usable {
             return false;
         }
-        gather(&mut self.candidates, &self.table, &found, accepted.client);
+        gather(&mut self.candidates, &self.table, &found, watched.client);
         let leaving = Leaving::of(&found, now_s);
-        let is_rescued = self.send_away(&head, accepted, &leaving);
+        let is_rescued = self.send_away(&watched.ask(), &leaving);
         if is_rescued {
             self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
             self.counted.rescued = self.counted.rescued.saturating_add(1);

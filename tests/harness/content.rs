@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use p2pcdn_core::lookup::canonical_path;
-use p2pcdn_core::object::{Sha256, content_type_of_extension};
+use p2pcdn_core::object::{Class, Sha256, content_type_of_extension};
 use sha2::Digest;
 use walkdir::WalkDir;
 
@@ -117,7 +117,9 @@ pub fn candidates(directory: &Path) -> Vec<(String, PathBuf)> {
         .filter(|entry| entry.file_type().is_file())
         .filter_map(|entry| {
             let path = format!("/{}", entry.path().strip_prefix(directory).ok()?.to_str()?);
-            content_type_of_extension(entry.path().extension()?.to_str()?)?;
+            let content_type = content_type_of_extension(entry.path().extension()?.to_str()?)?;
+            // Styles and scripts are shared on declared paths only.
+            Class::of_content_type(content_type).filter(|class| class.is_leaf())?;
             canonical_path(path.as_bytes()).ok()?;
             Some((path, entry.into_path()))
         })

@@ -4,6 +4,7 @@
 //! Envoy and one agent; [`load`] offers requests to it and [`tally`] sums up what became of them. All names end in `.localhost` and
 //! all addresses are 127.0.0.1, on ports that no outgoing connection can take. Whatever a site started dies with it.
 
+pub mod access;
 pub mod ca;
 pub mod client;
 mod config;
@@ -14,6 +15,7 @@ mod ports;
 pub mod process;
 mod site;
 pub mod tally;
+pub mod tunnel;
 
 use std::fmt::Display;
 use std::io;

@@ -111,6 +111,21 @@ impl Program {
         ended.map(Some)
     }
 
+    /// Waits until it has ended by itself; one that has not within `deadline` is killed.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] if it had to be killed.
+    pub async fn end(&mut self, deadline: Duration) -> Result<ExitStatus, Error> {
+        let ended = poll(deadline, format!("end of {}", self.name), async || match self.check() {
+            Err(Error::Ended { status, .. }) => Ok(status),
+            Err(error) => Err(error.to_string()),
+            Ok(_) => Err(String::from("it still runs")),
+        });
+        let ended = ended.await;
+        self.kill();
+        ended
+    }
+
     /// The last lines that it wrote.
     pub fn tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
@@ -140,6 +155,18 @@ mod tests {
 
     fn shell(script: &str, directory: &Path) -> Program {
         Program::new("shell", Path::new("/bin/sh"), vec!["-c".into(), script.into()], directory)
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_says_how_and_one_that_does_not_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut short = shell("exit 3", directory.path());
+        short.start().unwrap();
+        assert_eq!(short.end(Duration::from_secs(10)).await.unwrap().code(), Some(3));
+        let mut long = shell("exec sleep 100", directory.path());
+        long.start().unwrap();
+        assert!(matches!(long.end(Duration::from_millis(50)).await, Err(Error::Deadline { .. })));
+        assert_eq!(long.id(), None);
     }
 
     #[tokio::test]

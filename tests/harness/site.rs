@@ -11,6 +11,7 @@ use http::uri::Authority;
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use serde_json::{Value, json};
 
+use crate::access::{self, Access};
 use crate::client::Client;
 use crate::config;
 use crate::content::Content;
@@ -138,8 +139,27 @@ impl Site {
     /// Number of Envoy's worker threads; holds from its next start.
     pub fn workers(&mut self, count: u32) {
         let count = count.to_string();
-        let arguments = ["-c", "envoy.yaml", "--concurrency", &count, "--disable-hot-restart", "--log-level", "warn"];
-        self.envoy.arguments(arguments.map(Into::into).into());
+        let log = ["--log-level", "warn", "--file-flush-interval-msec", "50"];
+        let arguments = ["-c", "envoy.yaml", "--concurrency", &count, "--disable-hot-restart"];
+        self.envoy.arguments(arguments.into_iter().chain(log).map(Into::into).collect());
+    }
+
+    /// Makes Envoy write an access log, for [`Site::accesses`]; holds from its next start.
+    pub fn log_accesses(&mut self) {
+        let log = access::setting(&self.access_log());
+        self.edit("stat_prefix: site #", format!("{log}\n                stat_prefix: site #"));
+    }
+
+    /// Every request that Envoy has logged, the oldest first. A request is logged within 50 ms of its end.
+    ///
+    /// # Errors
+    /// [`Error::Json`].
+    pub fn accesses(&self) -> Result<Vec<Access>, Error> {
+        access::read(&self.access_log())
+    }
+
+    fn access_log(&self) -> PathBuf {
+        self.directory.join("access.log")
     }
 
     /// Lists the other site's domain as a peer; a friendship needs both.

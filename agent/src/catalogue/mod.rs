@@ -1,27 +1,44 @@
-//! The site's own objects: which files there are, what they are now, and the signed record of each.
+//! The site's own objects: which there are, what they are now, and the signed record of each.
+//!
+//! They come from one of two places. [`watch`] follows a directory that the agent serves itself ([`origin`]); [`learn`] asks the
+//! site's public listener for what visitors ask for, and keeps the bytes that [`cacheable`] lets it share ([`area`]).
 
+pub mod area;
+pub mod cacheable;
+mod demand;
 pub mod describe;
+mod fetch;
 pub mod files;
+pub mod learn;
 pub mod origin;
-mod watch;
+pub mod references;
+mod schedule;
+pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
-use tokio::sync::watch as signal;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use p2pcdn_core::object::{Class, Embedding, MAX_OBJECT_BYTES, ObjectRecord, Sha256, Sharing};
+use p2pcdn_core::sync::Report;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch as signal};
+use tokio_util::io::ReaderStream;
 
-use crate::clock::now_s;
+use crate::clock::{monotonic_ms, now_s};
 use crate::identity::{Counter, CounterError, NodeKey, Signed, sign};
 use crate::publish::Board;
 use crate::settings::{Share, Site};
-use describe::Described;
+use crate::store::StoreError;
+use area::Area;
 use files::{ContentDirectory, FileStamp};
 
 /// The site's own objects.
 pub struct Catalogue {
-    directory: ContentDirectory,
+    source: Source,
     site: Site,
     share: Share,
     key: Arc<NodeKey>,
@@ -29,12 +46,24 @@ pub struct Catalogue {
     board: Arc<Board>,
     objects: RwLock<Objects>,
     changed: signal::Sender<u64>,
+    hints: mpsc::Sender<Hint>,
+}
+
+/// Where the bytes of the objects are.
+#[derive(Clone)]
+pub enum Source {
+    /// In the directory that the embedded origin serves.
+    Directory(Arc<ContentDirectory>),
+    /// At the site itself; copies of what was learned lie here.
+    Site(Arc<Area>),
 }
 
 #[derive(Default)]
 struct Objects {
     by_path: BTreeMap<String, Arc<OwnObject>>,
     by_digest: HashMap<Sha256, BTreeSet<String>>,
+    /// Number of purges so far.
+    purges: u64,
 }
 
 /// One version of one own object.
@@ -46,8 +75,66 @@ pub struct OwnObject {
     pub signed: Signed,
     /// Its class.
     pub class: Class,
-    /// The file as it was when it was hashed.
-    pub stamp: FileStamp,
+    /// The file as it was when it was hashed; none for what was learned.
+    pub stamp: Option<FileStamp>,
+    /// When it was put here, on the monotonic clock.
+    pub since_ms: u64,
+}
+
+/// What is to be said of an object, and how long it holds.
+struct Description {
+    class: Class,
+    content_type: &'static str,
+    sha256: Sha256,
+    chunks: Vec<Sha256>,
+    size: u64,
+    /// The strong entity tag that the origin answers with, if that is known.
+    etag: Option<String>,
+    max_age_s: u32,
+    fresh_until_s: u32,
+    stale_if_error_s: u32,
+    sharing: Sharing,
+    embedding: Embedding,
+    stamp: Option<FileStamp>,
+    /// [`Catalogue::purges`] when this began to be found out.
+    purges: u64,
+}
+
+/// What others have noticed about objects.
+#[derive(Debug)]
+enum Hint {
+    /// Visitors asked for the path so often.
+    Wanted(String, u32),
+    /// The origin was seen to answer with another version, and the table has been told.
+    Contradicted(String),
+    /// The origin was seen to answer otherwise, which proves nothing.
+    Questioned(String),
+    /// The operator wants these found out anew; the table has been told.
+    Purged(Vec<String>),
+}
+
+/// The queue of hints, for whoever finds things out.
+pub struct Hints(mpsc::Receiver<Hint>);
+
+/// Which objects a purge concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purge {
+    /// These.
+    Paths(Vec<String>),
+    /// Those whose path begins like this.
+    Prefix(String),
+    /// All.
+    All,
+}
+
+/// What a purge came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// Objects that were taken out of the table.
+    pub objects: usize,
+    /// Paths that name no object.
+    pub unknown: Vec<String>,
 }
 
 /// Why a file could not be catalogued.
@@ -59,7 +146,7 @@ pub enum CatalogueError {
         /// Which one.
         path: String,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The directory cannot be watched.
     #[error("watching the content directory: {0}")]
@@ -70,6 +157,9 @@ pub enum CatalogueError {
     /// The record could not be written.
     #[error("writing a record: {0}")]
     Json(#[from] serde_json::Error),
+    /// The operator has purged while the object was being found out.
+    #[error("purged meanwhile")]
+    Purged,
 }
 
 /// Record numbers are drawn from the durable counter in blocks, since a commit to disk for each would make a first scan slow.
@@ -80,22 +170,26 @@ struct Sequences {
 }
 
 const SEQUENCES_PER_BLOCK: u64 = 1 << 20;
-/// Life of an object record: 14 days; renewed by the rescan when a quarter is left.
+/// Life of an object record: 14 days; renewed when a quarter is left.
 const RECORD_LIFE_S: u64 = 14 * 24 * 3600;
+/// Hints that wait; further ones are dropped, and what matters is noticed again.
+const MAX_HINTS: usize = 4096;
+/// Bytes read from a file at once.
+const READ_BYTES: usize = 64 * 1024;
 
 impl Catalogue {
-    /// A catalogue of `directory` that is empty until [`Catalogue::run`].
+    /// A catalogue that is empty until [`watch::Watcher`] or [`learn::Learner`] fills it.
     pub fn new(
-        directory: &Path,
+        source: Source,
         site: Site,
         share: Share,
         key: Arc<NodeKey>,
         counter: Counter,
         board: Arc<Board>,
-    ) -> Result<Self, CatalogueError> {
-        let file = |source| CatalogueError::File { path: directory.display().to_string(), source };
-        Ok(Self {
-            directory: ContentDirectory::at(directory).map_err(file)?,
+    ) -> (Arc<Self>, Hints) {
+        let (hints, waiting) = mpsc::channel(MAX_HINTS);
+        let catalogue = Self {
+            source,
             site,
             share,
             key,
@@ -103,7 +197,9 @@ impl Catalogue {
             board,
             objects: RwLock::default(),
             changed: signal::Sender::new(0),
-        })
+            hints,
+        };
+        (Arc::new(catalogue), Hints(waiting))
     }
 
     /// The present version of an object.
@@ -137,48 +233,126 @@ impl Catalogue {
         self.changed.subscribe()
     }
 
-    /// The directory behind the catalogue.
-    pub fn directory(&self) -> &ContentDirectory {
-        &self.directory
-    }
-
     /// The site that the objects belong to.
     pub fn site(&self) -> &Site {
         &self.site
     }
 
-    /// Takes an object out, from the table first.
-    fn retract(&self, path: &str) {
+    /// The bytes of an object, which has to be the present version still.
+    pub async fn bytes(&self, object: &OwnObject) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        match &self.source {
+            Source::Directory(directory) => {
+                let (directory, path) = (directory.clone(), object.record.path.clone());
+                let opening = tokio::task::spawn_blocking(move || directory.open_file(&path));
+                let (file, stamp) = opening.await.map_err(io::Error::other)??;
+                if Some(stamp) != object.stamp {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let file = tokio::fs::File::from_std(file);
+                Ok(Box::pin(ReaderStream::with_capacity(file, READ_BYTES)))
+            }
+            Source::Site(area) => {
+                let bytes = area.read(&object.record.sha256, object.record.size).await.map_err(io::Error::other)?;
+                Ok(Box::pin(bytes.map_err(io::Error::other)))
+            }
+        }
+    }
+
+    /// Takes in what a VM has noticed; `is_ours` says whether its keys are those of the present table.
+    pub fn observe(&self, report: &Report, is_ours: bool) {
+        for wanted in &report.wanted {
+            self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
+        }
+        if !is_ours {
+            return;
+        }
+        let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
+        for (key, requests) in &report.hot {
+            // Without holders the filter does not know the object, and says so by `wanted`.
+            if let Some((path, false)) = path_of(key) {
+                self.hint(Hint::Wanted(path, *requests));
+            }
+        }
+        for (path, _) in report.contradicted.iter().filter_map(path_of) {
+            // Only with a place in the queue: what left the table has to be looked at, or it would never come back.
+            if let Ok(place) = self.hints.try_reserve() {
+                self.board.remove_object(&path);
+                place.send(Hint::Contradicted(path));
+            }
+        }
+        for (path, _) in report.questioned.iter().filter_map(path_of) {
+            self.hint(Hint::Questioned(path));
+        }
+    }
+
+    fn hint(&self, hint: Hint) {
+        // A full queue says that finding out is behind already.
+        let _ = self.hints.try_send(hint);
+    }
+
+    /// Takes objects out of the table at once and has them found out anew.
+    pub async fn purge(&self, purge: &Purge) -> Purged {
+        let (paths, unknown) = {
+            let mut objects = self.write();
+            // What is being found out just now is what the operator no longer believes.
+            objects.purges += 1;
+            let known = |path: &&String| objects.by_path.contains_key(*path);
+            match purge {
+                Purge::Paths(paths) => paths.iter().cloned().partition(|path| known(&path)),
+                Purge::Prefix(prefix) => {
+                    let below = objects.by_path.keys().filter(|path| path.starts_with(&**prefix));
+                    (below.cloned().collect(), Vec::new())
+                }
+                Purge::All => (objects.by_path.keys().cloned().collect::<Vec<_>>(), Vec::new()),
+            }
+        };
+        paths.iter().for_each(|path| drop(self.retract(path)));
+        let purged = Purged { objects: paths.len(), unknown };
+        // The other end is gone only when the agent stops.
+        let _ = self.hints.send(Hint::Purged(paths)).await;
+        purged
+    }
+
+    fn purges(&self) -> u64 {
+        self.read().purges
+    }
+
+    /// Takes an object out, from the table first; returns what it was.
+    fn retract(&self, path: &str) -> Option<Arc<OwnObject>> {
         self.board.remove_object(path);
         let mut objects = self.write();
-        let Some(old) = objects.by_path.remove(path) else { return };
+        let old = objects.by_path.remove(path)?;
         objects.forget_digest(&old.record);
         drop(objects);
         self.changed.send_modify(|version| *version += 1);
+        Some(old)
     }
 
-    /// Puts a described file in, in place of its former version.
-    fn put(&self, path: &str, class: Class, content_type: &str, described: Described) -> Result<(), CatalogueError> {
+    /// Puts a described object in, in place of its former version.
+    fn put(&self, path: &str, description: Description) -> Result<(), CatalogueError> {
+        let Description { class, sha256, etag, fresh_until_s, stamp, purges, .. } = description;
         let record = ObjectRecord {
             origin: self.site.domain.clone(),
             path: path.to_owned(),
-            sha256: described.sha256,
-            size: described.size,
-            content_type: content_type.to_owned(),
-            etag: etag_of(&described.sha256),
-            max_age_s: u32::try_from(self.site.max_age.as_secs()).unwrap_or(u32::MAX),
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: described.chunks,
+            sha256,
+            size: description.size,
+            content_type: description.content_type.to_owned(),
+            etag: etag.clone().unwrap_or_else(|| etag_of(&sha256)),
+            max_age_s: description.max_age_s,
+            stale_if_error_s: description.stale_if_error_s,
+            sharing: description.sharing,
+            embedding: description.embedding,
+            chunks: description.chunks,
             sequence: self.sequences.lock().unwrap_or_else(PoisonError::into_inner).next()?,
             expires_s: now_s() + RECORD_LIFE_S,
         };
         let signed = sign(&self.key, &record)?;
-        self.board.put_object(&record, class, Some(&record.etag), u32::MAX);
         let mut objects = self.write();
-        let sha256 = record.sha256;
-        let object = Arc::new(OwnObject { record, signed, class, stamp: described.stamp });
+        if objects.purges != purges {
+            return Err(CatalogueError::Purged);
+        }
+        self.board.put_object(&record, class, etag.as_deref(), fresh_until_s);
+        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms: monotonic_ms() });
         if let Some(old) = objects.by_path.insert(path.to_owned(), object) {
             objects.forget_digest(&old.record);
         }
@@ -188,6 +362,37 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Extends the freshness of an object; `false` if it is not in the table any more.
+    fn extend(&self, object: &Arc<OwnObject>, etag: Option<&str>, fresh_until_s: u32, purges: u64) -> bool {
+        let objects = self.write();
+        let path = &object.record.path;
+        let is_present = objects.by_path.get(path).is_some_and(|present| Arc::ptr_eq(present, object));
+        let stays = is_present && objects.purges == purges && self.board.has_object(path);
+        if stays {
+            self.board.put_object(&object.record, object.class, etag, fresh_until_s);
+        }
+        stays
+    }
+
+    fn is_shared_size(&self, bytes: u64) -> bool {
+        let most = self.share.max_object_bytes.min(MAX_OBJECT_BYTES);
+        (self.share.min_object_bytes.max(1)..=most).contains(&bytes)
+    }
+
+    /// Whether objects of this class are offered under this path.
+    fn is_offered(&self, path: &str, class: Class) -> bool {
+        if class.is_leaf() {
+            self.share.classes.contains(&class)
+        } else {
+            self.share.code_paths.iter().any(|prefix| path.starts_with(&**prefix))
+        }
+    }
+
+    fn has_room(&self, path: &str) -> bool {
+        let objects = self.read();
+        objects.by_path.len() < self.share.max_objects || objects.by_path.contains_key(path)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Objects> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,6 +400,34 @@ impl Catalogue {
     fn write(&self) -> RwLockWriteGuard<'_, Objects> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Source {
+    /// Opens the directory that the settings name, or an empty area in the state directory; none if the site only hosts.
+    pub async fn open(site: &Site, share: &Share, state: &std::path::Path) -> Result<Option<Self>, SourceError> {
+        match &site.directory {
+            Some(directory) => {
+                let opened = ContentDirectory::at(directory);
+                let file = |source| CatalogueError::File { path: directory.display().to_string(), source };
+                Ok(Some(Self::Directory(Arc::new(opened.map_err(file)?))))
+            }
+            None if site.learn => {
+                Ok(Some(Self::Site(Arc::new(Area::open(&state.join("own"), share.cache_bytes).await?))))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// Why there is no source; this machine's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The content directory.
+    #[error("site.directory: {0}")]
+    Directory(#[from] CatalogueError),
+    /// The area for learned objects.
+    #[error("the area for learned objects: {0}")]
+    Area(#[from] StoreError),
 }
 
 impl Objects {

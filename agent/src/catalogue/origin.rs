@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::Catalogue;
 use super::files::FileStamp;
+use super::watch::Watcher;
 use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, text};
 
@@ -28,7 +28,7 @@ use crate::http_server::{Body, empty, text};
 const READ_BYTES: usize = 64 * 1024;
 
 /// Answers one request of the site's visitors.
-pub async fn answer(catalogue: Arc<Catalogue>, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(watcher: Arc<Watcher>, request: Request<Incoming>) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -37,12 +37,12 @@ pub async fn answer(catalogue: Arc<Catalogue>, request: Request<Incoming>) -> Re
     let Some(path) = decode(request.uri().path()) else { return text(StatusCode::BAD_REQUEST, "malformed path\n") };
     let path = if path.ends_with('/') { format!("{path}index.html") } else { path };
     let opened = {
-        let (catalogue, path) = (catalogue.clone(), path.clone());
-        tokio::task::spawn_blocking(move || catalogue.directory().open_file(&path)).await
+        let (directory, path) = (watcher.directory.clone(), path.clone());
+        tokio::task::spawn_blocking(move || directory.open_file(&path)).await
     };
     match opened {
         Ok(Ok((file, stamp))) => {
-            serve(&catalogue, &request, &path, file, stamp).await.unwrap_or_else(|error| failed(&path, &error))
+            serve(&watcher.catalogue, &request, &path, file, stamp).await.unwrap_or_else(|error| failed(&path, &error))
         }
         Ok(Err(error)) => match error.kind() {
             io::ErrorKind::IsADirectory => to_directory(request.uri().path()),
@@ -60,14 +60,14 @@ pub async fn answer(catalogue: Arc<Catalogue>, request: Request<Incoming>) -> Re
 }
 
 async fn serve(
-    catalogue: &Catalogue,
+    catalogue: &super::Catalogue,
     request: &Request<Incoming>,
     path: &str,
     file: std::fs::File,
     stamp: FileStamp,
 ) -> io::Result<Response<Body>> {
     let modified = file.metadata()?.modified()?;
-    let known = catalogue.find(path).filter(|object| object.stamp == stamp);
+    let known = catalogue.find(path).filter(|object| object.stamp == Some(stamp));
     let etag = known.as_ref().map(|object| object.record.etag.as_str());
     let size = stamp.size();
     let (status, range) = match plan(request.headers(), etag, Some(modified), size) {

@@ -1,15 +1,16 @@
 //! Follows the content directory: what changes leaves the table at once and comes back, described anew, when it has come to rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use notify::event::{EventKind, MetadataKind, ModifyKind};
-use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use p2pcdn_core::lookup::canonical_path;
-use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, content_type_of_extension};
+use p2pcdn_core::object::{Class, Embedding, Sharing, content_type_of_extension};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,13 +19,17 @@ use tokio_util::sync::CancellationToken;
 use walkdir::WalkDir;
 
 use super::describe::{Described, describe};
-use super::{Catalogue, CatalogueError, RECORD_LIFE_S};
-use crate::clock::now_s;
+use super::files::{ContentDirectory, FileStamp};
+use super::references::{self, MAX_CODE_BYTES, Reference};
+use super::{Catalogue, CatalogueError, Description, Hint, Hints, RECORD_LIFE_S, etag_of};
+use crate::clock::{monotonic_ms, now_s};
 
 /// A file is described once nothing has touched it for so long.
 const REST: Duration = Duration::from_millis(200);
 /// The whole directory is compared with the catalogue so often, since watching can miss changes (network file systems do).
 const RESCAN: Duration = Duration::from_secs(20);
+/// A contradiction of an object that was described so long ago, and whose file is the same, comes from a server with other tags.
+const SETTLED_MS: u64 = 10_000;
 /// Files that are hashed at the same time.
 const MAX_HASHING: usize = 4;
 /// Changes that wait to be looked at; if there are more, the whole directory is.
@@ -33,21 +38,39 @@ const MAX_EVENTS: usize = 8192;
 /// A file that was read, or could not be.
 struct Hashed {
     path: String,
-    described: std::io::Result<Option<Described>>,
+    described: io::Result<Option<(Described, Result<(), Reference>)>>,
+    purges: u64,
 }
 
-impl Catalogue {
+/// Fills the catalogue from the content directory.
+pub struct Watcher {
+    /// What it fills.
+    pub catalogue: Arc<Catalogue>,
+    /// Where the files are.
+    pub directory: Arc<ContentDirectory>,
+}
+
+/// What has to be looked at.
+#[derive(Default)]
+struct Pending {
+    /// When each path is due.
+    due: BTreeMap<String, Instant>,
+    /// Paths that another web server answers for, with entity tags of its own.
+    foreign: BTreeSet<String>,
+}
+
+impl Watcher {
     /// Scans the directory, then follows it until cancelled.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), CatalogueError> {
+    pub async fn run(self: Arc<Self>, mut hints: Hints, cancel: CancellationToken) -> Result<(), CatalogueError> {
         let (sender, mut events) = mpsc::channel(MAX_EVENTS);
         let overflowed = Arc::new(AtomicBool::new(false));
         let mut watcher = watcher(sender, overflowed.clone())?;
-        let mut due: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut pending = Pending::default();
         let mut hashing = JoinSet::new();
         let mut rescan = tokio::time::interval(RESCAN);
         self.watch(&mut watcher);
         loop {
-            let next = due.values().min().copied().filter(|_| hashing.len() < MAX_HASHING);
+            let next = pending.due.values().min().copied().filter(|_| hashing.len() < MAX_HASHING);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 _ = rescan.tick() => {
@@ -59,16 +82,17 @@ impl Catalogue {
                         }
                         Err(error) => tracing::error!(%error, "the content directory is gone"),
                     }
-                    self.mark_changed(&mut due).await;
+                    self.mark_changed(&mut pending.due).await;
                 }
-                Some(path) = events.recv() => self.touched(&path, &mut due),
-                Some(Ok(hashed)) = hashing.join_next() => self.take_in(hashed, &mut due),
+                Some(path) = events.recv() => self.touched(&path, &mut pending.due),
+                Some(hint) = hints.0.recv() => self.take_hint(hint, &mut pending),
+                Some(Ok(hashed)) = hashing.join_next() => self.take_in(hashed, &mut pending),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                    self.hash_rested(&mut due, &mut hashing);
+                    self.hash_rested(&mut pending.due, &mut hashing);
                 }
             }
             if overflowed.swap(false, Ordering::Relaxed) {
-                self.mark_changed(&mut due).await;
+                self.mark_changed(&mut pending.due).await;
             }
         }
     }
@@ -90,39 +114,45 @@ impl Catalogue {
         // A directory that was moved away or in concerns all that is below it.
         let below = format!("{path}/");
         let known = |path: &String| path.starts_with(&below);
-        let inside: Vec<String> =
-            self.read().by_path.range(below.clone()..).map(|(path, _)| path.clone()).take_while(known).collect();
+        let inside: Vec<String> = self
+            .catalogue
+            .read()
+            .by_path
+            .range(below.clone()..)
+            .map(|(path, _)| path.clone())
+            .take_while(known)
+            .collect();
         let found = if file.is_dir() { self.files_below(file) } else { vec![path] };
         // A directory's own rights and times say nothing about its files.
         let changed = |path: &String| {
-            let stamp = self.directory.open_unlinked(path).ok().map(|(_, stamp)| stamp);
-            self.find(path).is_none_or(|known| Some(known.stamp) != stamp)
+            let stamp = self.stamp_of(path);
+            self.catalogue.find(path).is_none_or(|known| known.stamp != stamp)
         };
         for path in inside.into_iter().chain(found).filter(changed) {
-            self.retract(&path);
+            self.catalogue.retract(&path);
             due.insert(path, Instant::now() + REST);
         }
     }
 
     /// Marks every path whose file is not what the catalogue says.
     async fn mark_changed(self: &Arc<Self>, due: &mut BTreeMap<String, Instant>) {
-        let catalogue = self.clone();
-        let scan = tokio::task::spawn_blocking(move || catalogue.compare());
+        let watcher = self.clone();
+        let scan = tokio::task::spawn_blocking(move || watcher.compare());
         for path in scan.await.unwrap_or_default() {
             due.entry(path).or_insert_with(Instant::now);
         }
     }
 
     fn compare(&self) -> Vec<String> {
-        let known: BTreeSet<String> = self.read().by_path.keys().cloned().collect();
+        let known: BTreeSet<String> = self.catalogue.read().by_path.keys().cloned().collect();
         let files = self.files_below(&self.directory.path());
         let renewable = now_s() + RECORD_LIFE_S / 4;
         let changed = |path: &String| {
-            let stamp = self.directory.open_unlinked(path).ok().map(|(_, stamp)| stamp);
-            let known = self.find(path);
-            let same = known.as_ref().map(|object| object.stamp) == stamp;
+            let stamp = self.stamp_of(path);
+            let known = self.catalogue.find(path);
+            let same = known.as_ref().and_then(|object| object.stamp) == stamp;
             if !same {
-                self.retract(path);
+                self.catalogue.retract(path);
             }
             !same || known.is_some_and(|object| object.record.expires_s < renewable)
         };
@@ -145,55 +175,109 @@ impl Catalogue {
             due.iter().filter(|(_, at)| **at <= now).map(|(path, _)| path.clone()).take(room).collect();
         for path in rested {
             due.remove(&path);
-            let catalogue = self.clone();
+            let watcher = self.clone();
             hashing.spawn_blocking(move || {
-                let described = describe(&catalogue.directory, &path);
-                Hashed { path, described }
+                let purges = watcher.catalogue.purges();
+                let described = watcher.describe(&path);
+                Hashed { path, described, purges }
             });
         }
     }
 
-    fn take_in(&self, hashed: Hashed, due: &mut BTreeMap<String, Instant>) {
-        let Hashed { path, described } = hashed;
+    fn take_in(&self, hashed: Hashed, pending: &mut Pending) {
+        let Hashed { path, described, purges } = hashed;
         // Touched again while it was read: its turn will come.
-        if due.contains_key(&path) {
+        if pending.due.contains_key(&path) {
             return;
         }
-        let Some((class, content_type)) = self.class_of(&path) else { return };
         match described {
-            Ok(Some(described)) if self.has_room(&path) && self.is_shared(described.size) => {
-                if let Err(error) = self.put(&path, class, content_type, described) {
-                    tracing::error!(%path, %error, "an object stays local");
-                }
-            }
-            Ok(None) => drop(due.insert(path, Instant::now() + REST)),
-            // Too small, or the catalogue is full.
-            Ok(Some(_)) => {}
+            Ok(Some((_, Err(why)))) => tracing::info!(%path, %why, "stays local"),
+            Ok(Some((described, Ok(())))) => self.put(path, described, purges, pending),
+            Ok(None) => drop(pending.due.insert(path, Instant::now() + REST)),
             Err(error) if is_absence(&error) => {}
             Err(error) => tracing::warn!(%path, %error, "a file stays local until the next comparison"),
         }
     }
 
-    fn is_shared(&self, size: u64) -> bool {
-        (self.share.min_object_bytes.max(1)..=MAX_OBJECT_BYTES).contains(&size)
+    fn put(&self, path: String, described: Described, purges: u64, pending: &mut Pending) {
+        let Some((class, content_type)) = self.class_of(&path) else { return };
+        if !self.catalogue.has_room(&path) || !self.catalogue.is_shared_size(described.size) {
+            return;
+        }
+        let description = Description {
+            class,
+            content_type,
+            sha256: described.sha256,
+            size: described.size,
+            etag: (!pending.foreign.contains(&path)).then(|| etag_of(&described.sha256)),
+            max_age_s: u32::try_from(self.catalogue.site.max_age.as_secs()).unwrap_or(u32::MAX),
+            fresh_until_s: u32::MAX,
+            stale_if_error_s: 0,
+            sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
+            chunks: described.chunks,
+            stamp: Some(described.stamp),
+            purges,
+        };
+        match self.catalogue.put(&path, description) {
+            Ok(()) => {}
+            Err(CatalogueError::Purged) => drop(pending.due.insert(path, Instant::now())),
+            Err(error) => tracing::error!(%path, %error, "an object stays local"),
+        }
     }
 
-    fn has_room(&self, path: &str) -> bool {
-        let objects = self.read();
-        objects.by_path.len() < self.share.max_objects || objects.by_path.contains_key(path)
+    /// Reads a file; says of styles and scripts whether they work from any place. Blocks.
+    fn describe(&self, path: &str) -> io::Result<Option<(Described, Result<(), Reference>)>> {
+        let Some(described) = describe(&self.directory, path)? else { return Ok(None) };
+        let class = self.class_of(path).map(|(class, _)| class).filter(|class| !class.is_leaf());
+        let Some(class) = class else { return Ok(Some((described, Ok(())))) };
+        let (file, stamp) = self.directory.open_unlinked(path)?;
+        let mut code = Vec::new();
+        file.take(MAX_CODE_BYTES as u64 + 1).read_to_end(&mut code)?;
+        let checked = references::check(class, &code);
+        Ok((stamp == described.stamp).then_some((described, checked)))
+    }
+
+    fn take_hint(&self, hint: Hint, pending: &mut Pending) {
+        match hint {
+            // What is in the directory is catalogued, wanted or not.
+            Hint::Wanted(..) => {}
+            Hint::Contradicted(path) => {
+                let known = self.catalogue.find(&path);
+                // Not of a file that has just changed, which this may be about.
+                let is_settled = |since_ms| monotonic_ms() >= since_ms + SETTLED_MS;
+                let stamp = self.stamp_of(&path);
+                if known.is_some_and(|known| known.stamp == stamp && is_settled(known.since_ms)) {
+                    pending.foreign.insert(path.clone());
+                }
+                pending.due.insert(path, Instant::now());
+            }
+            Hint::Questioned(path) => {
+                let stamp = self.stamp_of(&path);
+                if self.catalogue.find(&path).is_some_and(|known| known.stamp != stamp) {
+                    self.catalogue.retract(&path);
+                    pending.due.insert(path, Instant::now() + REST);
+                }
+            }
+            Hint::Purged(paths) => pending.due.extend(paths.into_iter().map(|path| (path, Instant::now()))),
+        }
+    }
+
+    fn stamp_of(&self, path: &str) -> Option<FileStamp> {
+        self.directory.open_unlinked(path).ok().map(|(_, stamp)| stamp)
     }
 
     fn class_of(&self, path: &str) -> Option<(Class, &'static str)> {
         canonical_path(path.as_bytes()).ok()?;
         let content_type = content_type_of_extension(Path::new(path).extension()?.to_str()?)?;
         let class = Class::of_content_type(content_type)?;
-        self.share.classes.contains(&class).then_some((class, content_type))
+        self.catalogue.is_offered(path, class).then_some((class, content_type))
     }
 }
 
 /// Gone, a directory, or a link.
-fn is_absence(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
         || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }

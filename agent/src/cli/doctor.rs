@@ -7,7 +7,7 @@ use url::Url;
 use super::CliError;
 use super::client::Agent;
 use super::show::{Format, print, print_json, table};
-use crate::doctor::{Finding, HolderFacts, Severity, examine};
+use crate::doctor::{AgentFacts, Finding, Severity, examine};
 use crate::local_api::HOLDERS_PATH;
 use crate::settings::Settings;
 
@@ -31,8 +31,8 @@ struct Diagnosis<'a> {
 /// Looks at the page and at every holder, and fails if something would go wrong.
 pub(super) async fn doctor(settings: &Settings, args: DoctorArgs) -> Result<(), CliError> {
     // Without an agent there is still the page to look at.
-    let holders = Agent::of(settings).get::<Vec<HolderFacts>>(HOLDERS_PATH).await.ok();
-    let findings = examine(settings, &args.url, holders.as_deref()).await?;
+    let agent = Agent::of(settings).get::<AgentFacts>(HOLDERS_PATH).await.ok();
+    let findings = examine(settings, &args.url, agent.as_ref()).await?;
     let problems = findings.iter().filter(|finding| finding.severity == Severity::Fail).count();
     if args.format.json {
         print_json(&Diagnosis { url: args.url.as_str(), passed: problems == 0, findings: &findings })?;

@@ -15,7 +15,7 @@ pub(super) struct InitArgs {
     /// The site's domain, as visitors type it.
     #[arg(long)]
     domain: String,
-    /// The directory with the site's files; without it the site only hosts for others.
+    /// The directory with the site's files; without it, objects are learned from the site itself.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
     /// A peer's domain; may be repeated.

@@ -5,6 +5,7 @@ mod client;
 mod doctor;
 mod init;
 mod peer;
+mod purge;
 mod show;
 
 use std::path::PathBuf;
@@ -62,6 +63,11 @@ enum Command {
     Status(show::Format),
     /// Show this site's objects and who holds them.
     Objects(show::Format),
+    /// Take objects out of the table of every worker at once, after a change that must not wait.
+    ///
+    /// They are found out anew: files are read again, learned objects are fetched again once they are asked for. Nothing takes a
+    /// copy back from somebody who has made one.
+    Purge(purge::PurgeArgs),
     /// Stop all redirects in every worker within a few ticks, until `resume` or a restart.
     Pause,
     /// Resume redirects after `pause`.
@@ -137,6 +143,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Peer(command) => ask(&load()?, async |agent| peer::run(agent, command).await),
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
+        Command::Purge(args) => ask(&load()?, async |agent| purge::purge(agent, args).await),
         Command::Pause => ask(&load()?, async |agent| show::pause(agent).await),
         Command::Resume => ask(&load()?, async |agent| show::resume(agent).await),
     }

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::{HeaderMap, StatusCode};
-use p2pcdn_core::destination::Destination;
+use p2pcdn_core::destination::{Destination, Destinations};
 use serde::{Deserialize, Serialize};
 use url::{Position, Url};
 
 use super::elements::Resource;
 use super::probe::Probed;
-use super::{Finding, HolderFacts, Sample, Severity};
+use super::{AgentFacts, Finding, HolderFacts, Sample, Severity};
 use crate::identity::{EgressError, WebResponse, plain};
 use crate::policy::page::{Page, PageError};
 use crate::policy::{Objection, Policies, name, objections, own_directive};
@@ -71,8 +71,10 @@ fn finding(severity: Severity, check: Check, place: &str, says: impl Into<String
 }
 
 impl Finding {
+    /// A line is of no use cut off, so only what could command a terminal is taken out.
     fn add(self, line: impl Into<String>) -> Self {
-        Self { add: Some(plain(line.into())), ..self }
+        let line = line.into().chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+        Self { add: Some(line), ..self }
     }
 }
 
@@ -111,8 +113,21 @@ pub fn no_agent() -> Finding {
     .add("p2pcdn run")
 }
 
-/// Nobody to redirect to.
-pub fn no_holders() -> Finding {
+/// Whether the agent sends browsers anywhere at all.
+pub fn agent(agent: &AgentFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !agent.knows_policy {
+        let says =
+            "knows the policy of none of the pages in site.pages, so no browser is redirected; see p2pcdn status";
+        findings.push(finding(Severity::Fail, Check::Csp, "agent", says).add("[site] pages = [\"/\"]"));
+    }
+    if agent.holders.is_empty() {
+        findings.push(no_holders());
+    }
+    findings
+}
+
+fn no_holders() -> Finding {
     finding(
         Severity::Warn,
         Check::Holders,
@@ -122,19 +137,28 @@ pub fn no_holders() -> Finding {
     .add("p2pcdn peer add DOMAIN")
 }
 
-/// What the page's policies forbid at the holder.
-pub fn policy(page: &Page, holder: &HolderFacts, shares_code: bool) -> Vec<Finding> {
+/// What the page's policies forbid at the holder, and what others of the site's pages do, whose policies count for all of them.
+pub fn policy(page: &Page, holder: &HolderFacts, other_pages: Destinations, shares_code: bool) -> Vec<Finding> {
     let policies = Policies::of_page(&page.headers, &page.html);
     let site = &page.url[Position::BeforeHost..Position::AfterPort];
     let fail = |says: &str| vec![finding(Severity::Fail, Check::Csp, &holder.domain, says)];
     let Some(objections) = objections(&policies, site, &holder.replica_name) else {
         return fail("its replica name is no authority of a URL");
     };
-    let matters = |objection: &&Objection| match objection.destination {
+    let matters = |destination| match destination {
         Destination::Style | Destination::Script => shares_code,
+        Destination::Download => false,
         _ => true,
     };
-    let findings: Vec<Finding> = objections.iter().filter(matters).map(|o| objection(o, holder)).collect();
+    let here = objections.iter().filter(|objection| matters(objection.destination));
+    let mut findings: Vec<Finding> = here.map(|found| objection(found, holder)).collect();
+    let own: Destinations = objections.iter().map(|objection| objection.destination).collect();
+    let elsewhere = |d: &Destination| matters(*d) && other_pages.contains(*d) && !own.contains(*d);
+    let elsewhere: Vec<&str> = Destination::ALL.into_iter().filter(elsewhere).map(name).collect();
+    if !elsewhere.is_empty() {
+        let says = format!("another page of the site blocks {}: they stay at the site", elsewhere.join(", "));
+        findings.push(finding(Severity::Warn, Check::Csp, &holder.domain, says));
+    }
     if findings.is_empty() {
         let says = "the page's policy allows what is redirected there";
         return vec![finding(Severity::Ok, Check::Csp, &holder.domain, says)];

@@ -1,6 +1,6 @@
 //! Looks at a page as a browser would, and says what of it would not survive a redirect, and which line mends that.
 //!
-//! The [`elements`] of a page are what it loads; [`checks`] judge them, the page's headers and what a [`probe`] finds at each holder.
+//! The [`elements`] of a page are what it loads; [`checks`] judge them, the page's headers and what a [`mod@probe`] finds at each holder.
 
 pub mod checks;
 pub mod elements;
@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, ORIGIN, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::object::Sha256;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
@@ -52,6 +53,15 @@ pub enum Severity {
     Fail,
 }
 
+/// What the running agent knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentFacts {
+    /// Whether it knows the policy of the site's pages; otherwise no browser is redirected.
+    pub knows_policy: bool,
+    /// The peers that have granted a lease.
+    pub holders: Vec<HolderFacts>,
+}
+
 /// A peer that holds replicas for this site, as its agent knows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HolderFacts {
@@ -59,6 +69,8 @@ pub struct HolderFacts {
     pub domain: String,
     /// Its replica name.
     pub replica_name: String,
+    /// What browsers are not redirected to it for.
+    pub blocked: Destinations,
     /// Something that it should have.
     pub sample: Option<Sample>,
 }
@@ -81,14 +93,14 @@ const MAX_FETCHED: usize = 20;
 /// Longest script or style that is fetched to work out its digest, in bytes.
 const MAX_CODE_BYTES: usize = 8 << 20;
 
-/// Looks at everything. `holders` is `None` if no agent says who holds what.
+/// Looks at everything. `agent` is `None` if none answers.
 ///
 /// # Errors
 /// Only if there is no trust store; what is wrong with the page or a holder is a finding.
 pub async fn examine(
     settings: &Settings,
     url: &Url,
-    holders: Option<&[HolderFacts]>,
+    agent: Option<&AgentFacts>,
 ) -> Result<Vec<Finding>, TlsSetupError> {
     let tls = web_client_config(&settings.extra_roots)?;
     let connector = Connector::new(settings.allow_private, Arc::clone(&tls));
@@ -116,16 +128,17 @@ pub async fn examine(
             findings.extend(embeds(&connector, site, page, &resources).await);
         }
     }
-    let Some(holders) = holders else {
+    let Some(agent) = agent else {
         findings.push(checks::no_agent());
         return Ok(findings);
     };
-    if holders.is_empty() {
-        findings.push(checks::no_holders());
-    }
-    for holder in holders {
+    findings.extend(checks::agent(agent));
+    for holder in &agent.holders {
         if let Some(page) = &page {
-            findings.extend(checks::policy(page, holder, !settings.share.code_paths.is_empty()));
+            let shares_code = !settings.share.code_paths.is_empty();
+            let other_pages =
+                if agent.knows_policy && checks::is_at(&page.url, site) { holder.blocked } else { Destinations::NONE };
+            findings.extend(checks::policy(page, holder, other_pages, shares_code));
         }
         let probed = probe(&connector, tls.clone(), site, holder).await;
         let is_isolated = page.as_ref().is_some_and(|page| checks::is_isolated(&page.headers));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
@@ -22,6 +23,17 @@ pub struct WebResponse {
     pub headers: HeaderMap,
     /// The body, within the caller's limit.
     pub body: Bytes,
+}
+
+/// An answer whose body is still to come.
+pub struct WebStream {
+    /// Status as received.
+    pub status: StatusCode,
+    /// Headers as received; bounded as those of [`WebResponse`].
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Incoming,
+    sender: Sender,
 }
 
 /// Largest response head in bytes.
@@ -60,17 +72,50 @@ impl Connector {
                     done => return done,
                 }
             }
-            let tls = self.connect_tls(authority, self.web_tls.clone(), timeout).await?;
-            let (sender, connection) = http1::Builder::new()
-                .max_buf_size(MAX_HEAD_BYTES)
-                .handshake(TokioIo::new(tls))
-                .await
-                .map_err(|source| EgressError::Http { authority: authority.into(), source })?;
-            tokio::spawn(connection);
+            let sender = self.dial(authority, timeout).await?;
             self.exchange(sender, request, authority, limit).await
         };
         let late = |_| EgressError::Timeout { authority: authority.into() };
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
+    }
+
+    /// Like [`Connector::request_web`], for a body of any length: `timeout` holds until the head is there, and what comes then is up
+    /// to the caller.
+    pub async fn open_web(
+        &self,
+        method: Method,
+        authority: &str,
+        path: &str,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<WebStream, EgressError> {
+        let request = build(method, authority, path, headers)?;
+        let exchange = async {
+            if let Some(sender) = self.idle.take(authority)
+                && let Ok(stream) = open(sender, request.clone(), authority).await
+            {
+                return Ok(stream);
+            }
+            open(self.dial(authority, timeout).await?, request, authority).await
+        };
+        let late = |_| EgressError::Timeout { authority: authority.into() };
+        tokio::time::timeout(timeout, exchange).await.map_err(late)?
+    }
+
+    /// Keeps the connection of an answer that was read to its end for the next request.
+    pub fn reuse(&self, authority: &str, stream: WebStream) {
+        self.idle.put(authority, stream.sender);
+    }
+
+    async fn dial(&self, authority: &str, timeout: Duration) -> Result<Sender, EgressError> {
+        let tls = self.connect_tls(authority, self.web_tls.clone(), timeout).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD_BYTES)
+            .handshake(TokioIo::new(tls))
+            .await
+            .map_err(|source| EgressError::Http { authority: authority.into(), source })?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     /// Whether `authority` has closed a connection that was kept for it: a sign of trouble that comes before any request has
@@ -104,6 +149,13 @@ impl Connector {
         self.idle.put(authority, sender);
         Ok(WebResponse { status: parts.status, headers: parts.headers, body })
     }
+}
+
+async fn open(mut sender: Sender, request: Request<Empty<Bytes>>, authority: &str) -> Result<WebStream, EgressError> {
+    let http = |source| EgressError::Http { authority: authority.into(), source };
+    sender.ready().await.map_err(http)?;
+    let (parts, body) = sender.send_request(request).await.map_err(http)?.into_parts();
+    Ok(WebStream { status: parts.status, headers: parts.headers, body, sender })
 }
 
 fn build(

@@ -1,11 +1,12 @@
 //! Who holds what, for a look from outside.
 
 use super::LocalApi;
-use crate::doctor::{HolderFacts, Sample};
+use crate::doctor::{AgentFacts, HolderFacts, Sample};
+use crate::replicate::holders::Holder;
 
 impl LocalApi {
     /// Every host that has granted a lease, each with one replica that it should have.
-    pub(super) fn holder_facts(&self) -> Vec<HolderFacts> {
+    pub(super) fn agent_facts(&self) -> AgentFacts {
         let sample = |domain: &str| {
             let copy = self.board.sample(domain, 0)?;
             let record = &self.catalogue.as_ref()?.find(&copy.path)?.record;
@@ -17,11 +18,11 @@ impl LocalApi {
                 content_type,
             })
         };
-        let holders = self.holders.list().into_iter();
-        let facts = |(domain, holder): (String, crate::replicate::holders::Holder)| {
-            let sample = sample(&domain);
-            HolderFacts { domain, replica_name: holder.replica_name, sample }
+        let facts = |(domain, holder): (String, Holder)| {
+            let (blocked, sample) = (self.board.blocked(&domain), sample(&domain));
+            HolderFacts { domain, replica_name: holder.replica_name, blocked, sample }
         };
-        holders.map(facts).collect()
+        let holders = self.holders.list().into_iter().map(facts).collect();
+        AgentFacts { knows_policy: self.policy.status().known, holders }
     }
 }

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Purge};
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
@@ -59,7 +59,7 @@ pub struct PeerRequest {
 pub const SYNC_PATH: &str = "/v1/sync";
 /// GET: [`status::Status`].
 pub const STATUS_PATH: &str = "/v1/status";
-/// GET: a list of [`crate::doctor::HolderFacts`].
+/// GET: [`crate::doctor::AgentFacts`].
 pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
@@ -73,11 +73,15 @@ pub const PEER_REMOVE_PATH: &str = "/v1/peers/remove";
 pub const PAUSE_PATH: &str = "/v1/pause";
 /// POST: resumes redirects.
 pub const RESUME_PATH: &str = "/v1/resume";
+/// POST [`Purge`], answered by [`crate::catalogue::Purged`]: takes objects out of the table and finds them out anew.
+pub const PURGE_PATH: &str = "/v1/purge";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";
 
 /// Longest body of a request about a peer, in bytes.
 const MAX_REQUEST_BYTES: usize = 4096;
+/// Longest body of a purge, in bytes; a command line holds no more.
+const MAX_PURGE_BYTES: usize = 4 << 20;
 
 impl LocalApi {
     /// Answers one request.
@@ -89,13 +93,14 @@ impl LocalApi {
         match (request.method(), path.as_str()) {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
-            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.holder_facts()),
+            (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.agent_facts()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());
                 with_body(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.into())
             }
             (&Method::POST, PEER_ADD_PATH | PEER_ACCEPT_PATH | PEER_REMOVE_PATH) => self.peer(&path, request).await,
+            (&Method::POST, PURGE_PATH) => self.purge(request).await,
             (&Method::POST, PAUSE_PATH) => self.set_killed(true),
             (&Method::POST, RESUME_PATH) => self.set_killed(false),
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),
@@ -117,6 +122,17 @@ impl LocalApi {
             Ok(false) => refuse("unknown_peer", format!("nothing is known of {domain}")),
             Err(error) => refuse("refused", error.to_string()),
         }
+    }
+
+    async fn purge(&self, request: Request<Incoming>) -> Response<Body> {
+        let body = read_body(request.into_body(), MAX_PURGE_BYTES).await;
+        let Some(purge) = body.and_then(|body| serde_json::from_slice::<Purge>(&body).ok()) else {
+            return text(StatusCode::BAD_REQUEST, "not a list of paths, a prefix or all\n");
+        };
+        let Some(catalogue) = &self.catalogue else {
+            return refuse("no_objects", "this site shares no objects of its own".into());
+        };
+        json(StatusCode::OK, &catalogue.purge(&purge).await)
     }
 
     fn set_killed(&self, killed: bool) -> Response<Body> {

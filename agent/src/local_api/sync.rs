@@ -54,6 +54,9 @@ impl LocalApi {
         }
         self.policy.visited(&report.pages);
         self.metrics.refused(&report.refused);
+        if let Some(catalogue) = &self.catalogue {
+            catalogue.observe(report, is_ours);
+        }
         let changes = self.board.changes_since(report.have);
         let mut load = self.load();
         load.observe(report, now_ms);

@@ -6,6 +6,7 @@
 
 pub mod html;
 pub mod page;
+mod pages;
 pub mod watch;
 
 use std::collections::BTreeSet;

@@ -103,6 +103,11 @@ impl Board {
         inner.objects.insert(record.path.clone(), object);
     }
 
+    /// Whether the object is described at present.
+    pub fn has_object(&self, path: &str) -> bool {
+        self.inner().objects.contains_key(path)
+    }
+
     /// Takes an object out of the table, at once and whatever comes next.
     pub fn remove_object(&self, path: &str) {
         let mut inner = self.inner();

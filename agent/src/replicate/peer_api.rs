@@ -11,7 +11,6 @@ use hyper::body::{Frame, Incoming};
 use p2pcdn_core::object::Sha256;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::io::ReaderStream;
 
 use super::Bandwidth;
 use super::messages::{
@@ -67,8 +66,6 @@ enum Fault {
 
 /// Leases hold for three renewals.
 const LEASE_VALID_S: u32 = 30;
-/// Bytes read from a file at once.
-const READ_BYTES: usize = 64 * 1024;
 
 impl PeerApi {
     /// Answers one request.
@@ -136,15 +133,8 @@ impl PeerApi {
         let digest: Option<Sha256> = path.strip_prefix(OBJECTS_PATH).and_then(|hex| hex.parse().ok());
         let sharer = self.sharer.as_ref().ok_or(Fault::Object)?;
         let object = digest.and_then(|digest| sharer.catalogue.find_digest(&digest)).ok_or(Fault::Object)?;
-        let catalogue = sharer.catalogue.clone();
-        let name = object.record.path.clone();
-        let opened = tokio::task::spawn_blocking(move || catalogue.directory().open_file(&name)).await;
-        let Ok(Ok((file, stamp))) = opened else { return Err(Fault::Object) };
-        if stamp != object.stamp {
-            return Err(Fault::Object);
-        }
+        let bytes = sharer.catalogue.bytes(&object).await.map_err(|_| Fault::Object)?;
         let upload = self.upload.clone();
-        let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
         let paced = bytes.and_then(move |bytes| {
             let upload = upload.clone();
             async move {

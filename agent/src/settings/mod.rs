@@ -52,8 +52,11 @@ pub struct Settings {
 pub struct Site {
     /// Its authority: host in lower case, port unless 443.
     pub domain: String,
-    /// The directory that the embedded origin serves; without it the site only hosts.
+    /// The directory that the embedded origin serves.
     pub directory: Option<PathBuf>,
+    /// Whether objects are learned by asking the site's own public listener for what visitors ask for; never with a directory.
+    /// With neither, the site only hosts.
+    pub learn: bool,
     /// Freshness lifetime that the embedded origin declares.
     pub max_age: Duration,
 }
@@ -149,10 +152,16 @@ pub struct Share {
     pub min_object_bytes: u64,
     /// Most objects in the catalogue; further ones stay local.
     pub max_objects: usize,
+    /// Largest object that is offered, in bytes.
+    pub max_object_bytes: u64,
     /// Bytes per second that pulls by others may take.
     pub upload_bytes_per_s: u64,
     /// Prefixes of paths below which styles and scripts are offered.
     pub code_paths: Vec<String>,
+    /// Bytes of learned objects that are kept.
+    pub cache_bytes: u64,
+    /// Bytes per second that learning objects may take.
+    pub learn_bytes_per_s: u64,
 }
 
 /// Where the proxy's counters are read.
@@ -204,9 +213,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     }
     let admin = keys.checked("proxy.admin", Some(""), admin_address);
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
+    let directory = keys.optional("site.directory").map(|path: PathBuf| base.join(path));
+    let learn = keys.or("site.learn", true) && directory.is_none();
     let settings = Settings {
         site: Site {
-            directory: keys.optional("site.directory").map(|path: PathBuf| base.join(path)),
+            directory,
+            learn,
             max_age: keys.checked("site.max_age", Some("5m"), duration),
             domain: domain.clone(),
         },
@@ -238,11 +250,14 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             downloads: keys.or("host.downloads", false),
         },
         share: Share {
-            classes: keys.each("share.classes", LEAF_CLASSES, class),
+            classes: keys.each("share.classes", LEAF_CLASSES, leaf_class),
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
+            max_object_bytes: keys.checked("share.max_object", Some("1GB"), object_bytes),
             upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
             code_paths: keys.each("share.code_paths", &[], path_prefix),
+            cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
+            learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
@@ -324,6 +339,13 @@ fn rate(text: &str) -> Result<u64, String> {
 fn class(text: &str) -> Result<Class, String> {
     let found = Class::ALL.into_iter().find(|class| class.name() == text);
     found.ok_or_else(|| format!("\"{text}\" is not one of {}", ALL_CLASSES.join(", ")))
+}
+
+fn leaf_class(text: &str) -> Result<Class, String> {
+    match class(text)? {
+        class if class.is_leaf() => Ok(class),
+        _ => Err(format!("\"{text}\" is shared below share.code_paths only")),
+    }
 }
 
 fn path_prefix(text: &str) -> Result<String, String> {

@@ -19,6 +19,27 @@ fn one_line_is_enough_and_the_rest_has_defaults() {
     assert_eq!(settings.host.quota_bytes, 10_000_000_000);
     assert_eq!(settings.share.min_object_bytes, 8192);
     assert_eq!(settings.host.classes, Class::ALL);
+    assert!(settings.site.learn && settings.share.code_paths.is_empty());
+}
+
+#[test]
+fn objects_are_learned_only_where_no_directory_names_them() {
+    let learns = |toml: &str| load(toml, &["site.domain=a.test"]).expect("good settings").site.learn;
+    assert!(learns(""));
+    assert!(!learns("site.learn = false"));
+    assert!(!learns("site.directory = \"/srv\""));
+    assert!(!learns("site.directory = \"/srv\"\nsite.learn = true"));
+}
+
+#[test]
+fn code_is_shared_below_declared_paths_only() {
+    let settings = load("site.domain = \"a.test\"\nshare.code_paths = [\"/static/\"]", &[]).expect("good settings");
+    assert_eq!(settings.share.code_paths, ["/static/"]);
+    let keys = keys_of(load(
+        "site.domain = \"a.test\"\n[share]\nclasses = [\"script\"]\ncode_paths = [\"static\", \"/a//b\"]",
+        &[],
+    ));
+    assert_eq!(keys, ["share.classes", "share.code_paths", "share.code_paths"]);
 }
 
 #[test]

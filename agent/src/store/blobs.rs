@@ -16,19 +16,21 @@ use sha2::Digest;
 
 use super::StoreError;
 
-pub(super) struct Blobs {
+/// Files under the digest of what they are.
+pub(crate) struct Blobs {
     store: LocalFileSystem,
     staged: AtomicU64,
 }
 
 /// An upload that nobody sees yet.
-pub(super) struct Staged {
-    pub(super) path: Path,
-    pub(super) upload: Box<dyn MultipartUpload>,
+pub(crate) struct Staged {
+    pub(crate) path: Path,
+    pub(crate) upload: Box<dyn MultipartUpload>,
 }
 
 impl Blobs {
-    pub(super) fn open(directory: &FilePath) -> Result<Self, StoreError> {
+    /// `is_durable` says whether what is in place has to outlast a power failure.
+    pub(crate) fn open(directory: &FilePath, is_durable: bool) -> Result<Self, StoreError> {
         let fail = |source| StoreError::Directory { path: directory.display().to_string(), source };
         // Whatever stands in staging was cut off by a crash, unfinished uploads that the store does not list included.
         let staging = directory.join("staging");
@@ -37,12 +39,12 @@ impl Blobs {
             _ => {}
         }
         std::fs::create_dir_all(&staging).map_err(fail)?;
-        let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
+        let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(is_durable);
         Ok(Self { store, staged: AtomicU64::new(0) })
     }
 
     /// Digest and size of every blob; files that are no blobs are removed.
-    pub(super) async fn clean_up(&self) -> Result<HashMap<Sha256, u64>, StoreError> {
+    pub(crate) async fn clean_up(&self) -> Result<HashMap<Sha256, u64>, StoreError> {
         let mut present = HashMap::new();
         let mut listing = self.store.list(Some(&Path::from("blobs")));
         while let Some(meta) = listing.try_next().await? {
@@ -54,29 +56,34 @@ impl Blobs {
         Ok(present)
     }
 
-    pub(super) async fn stage(&self, digest: &Sha256) -> Result<Staged, StoreError> {
+    pub(crate) async fn stage(&self) -> Result<Staged, StoreError> {
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
-        let path = Path::from(format!("staging/{digest}-{number}"));
+        let path = Path::from(format!("staging/{number}"));
         let upload = self.store.put_multipart(&path).await?;
         Ok(Staged { path, upload })
     }
 
     /// Puts a finished upload in its place by renaming it.
-    pub(super) async fn publish(&self, staged: &Path, digest: &Sha256) -> Result<ObjectMeta, StoreError> {
+    pub(crate) async fn publish(&self, staged: &Path, digest: &Sha256) -> Result<ObjectMeta, StoreError> {
         let place = place(digest);
         self.store.rename(staged, &place).await?;
         Ok(self.store.head(&place).await?)
     }
 
-    pub(super) async fn head(&self, digest: &Sha256) -> Result<Option<ObjectMeta>, StoreError> {
+    /// Removes a finished upload that is not published after all.
+    pub(crate) async fn unstage(&self, staged: &Path) -> Result<(), StoreError> {
+        if_present(self.store.delete(staged).await).map(drop)
+    }
+
+    pub(crate) async fn head(&self, digest: &Sha256) -> Result<Option<ObjectMeta>, StoreError> {
         if_present(self.store.head(&place(digest)).await)
     }
 
-    pub(super) async fn delete(&self, digest: &Sha256) -> Result<(), StoreError> {
+    pub(crate) async fn delete(&self, digest: &Sha256) -> Result<(), StoreError> {
         if_present(self.store.delete(&place(digest)).await).map(drop)
     }
 
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         digest: &Sha256,
         range: Range<u64>,
@@ -86,7 +93,7 @@ impl Blobs {
     }
 
     /// The digest of the bytes that are there now.
-    pub(super) async fn digest_of(&self, digest: &Sha256) -> Result<Option<Sha256>, StoreError> {
+    pub(crate) async fn digest_of(&self, digest: &Sha256) -> Result<Option<Sha256>, StoreError> {
         let Some(blob) = if_present(self.store.get(&place(digest)).await)? else { return Ok(None) };
         let mut hasher = sha2::Sha256::new();
         let mut stream = blob.into_stream();

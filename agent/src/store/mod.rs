@@ -3,7 +3,7 @@
 //! Bytes lie in an object store under the digest of what they are, metadata in redb under origin and path; a replica exists once
 //! its metadata row does. Two origins that share bytes share one blob, and each is charged for it.
 
-mod blobs;
+pub(crate) mod blobs;
 mod incoming;
 mod index;
 
@@ -91,7 +91,7 @@ const REPLICAS: TableDefinition<&str, &str> = TableDefinition::new("replicas");
 impl ReplicaStore {
     /// Opens the store below `directory`; what a crash left half is removed, and rows without bytes are dropped.
     pub async fn open(db: Arc<Database>, directory: &Path) -> Result<Self, StoreError> {
-        let blobs = Blobs::open(directory)?;
+        let blobs = Blobs::open(directory, true)?;
         let present = blobs.clean_up().await?;
         let mut index = Index::default();
         let mut dropped = Vec::new();
@@ -150,7 +150,7 @@ impl ReplicaStore {
 
     /// Starts to take in the bytes of a record.
     pub async fn begin(&self, record: &ObjectRecord) -> Result<Incoming, StoreError> {
-        Ok(Incoming::new(record.clone(), self.blobs.stage(&record.sha256).await?))
+        Ok(Incoming::new(record.clone(), self.blobs.stage().await?))
     }
 
     /// Makes a completely received object a replica, in place of an earlier version of the same path.

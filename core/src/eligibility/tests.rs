@@ -74,6 +74,8 @@ fn browsers_are_redirected_where_no_page_can_notice() {
         ("empty", "no-cors", "same-origin", "/data/x", ok(Fetch)),
         ("empty", "same-origin", "same-origin", "/data/x", no),
         ("empty", "cors", "cross-site", "/data/x", cross),
+        ("empty", "navigate", "same-origin", "/x", no),
+        ("empty", "navigate", "same-origin", "/releases/x", ok(Download)),
         ("script", "cors", "same-origin", "/x", ok(Script)),
         ("script", "no-cors", "same-origin", "/x", no),
         ("script", "cors", "cross-site", "/x", cross),

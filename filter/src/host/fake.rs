@@ -88,6 +88,8 @@ impl FakeHost {
     /// What the origin answers.
     pub(crate) fn set_response(&self, status: u16, headers: &[(&str, &str)]) {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        // As Envoy does once the request has gone on.
+        self.set_request_map(Vec::new());
         self.proxy.response_status.set(Some(status));
         *self.proxy.received_headers.borrow_mut() = headers;
     }

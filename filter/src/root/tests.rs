@@ -53,12 +53,8 @@ impl Site {
         self.fate(&[(":method", "GET"), (":path", path)])
     }
 
-    /// The verdict, whether or not the origin's answer will be looked at.
     fn fate(&self, headers: &[(&str, &str)]) -> Verdict {
-        match self.ask(headers).verdict {
-            Verdict::Watched(_) => Verdict::Local,
-            verdict => verdict,
-        }
+        self.ask(headers).verdict
     }
 
     /// The request is in flight until it is dropped.

@@ -1,30 +1,14 @@
 //! A replica that rots at its host is withdrawn; no client ever gets its bytes.
 
-use std::path::PathBuf;
-
 use http::HeaderMap;
-use p2pcdn_core::object::Sha256;
 use p2pcdn_tests::{Site, poll};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, busy, fetch, fill, get, lab, load, location, observe,
-    redirect, redirects_to, replica_url,
+    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, busy, damage, fetch, fill, get, lab, load, location,
+    observe, redirect, redirects_to, replica_url,
 };
-
-/// Where a host keeps these bytes.
-fn blob(host: &Site, sha256: Sha256) -> PathBuf {
-    let hex = sha256.to_string();
-    host.directory().join("state/replicas/blobs").join(&hex[..2]).join(hex)
-}
-
-/// Turns over one bit.
-fn damage(host: &Site, sha256: Sha256) {
-    let mut bytes = std::fs::read(blob(host, sha256)).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(blob(host, sha256), bytes).unwrap();
-}
 
 async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
     let objects = site.local("/v1/objects").await.map_err(|e| e.to_string())?;

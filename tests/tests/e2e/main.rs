@@ -5,8 +5,10 @@ mod support;
 
 mod agent_gone;
 mod alone;
+mod browser;
 mod catching_up;
 mod changed_objects;
+mod clients;
 mod command_line;
 mod damaged_replica;
 mod doctor;
@@ -18,6 +20,7 @@ mod idle;
 mod interrupted_transfer;
 mod keys;
 mod lost_host;
+mod no_loops;
 mod overload;
 mod pause;
 mod policy;

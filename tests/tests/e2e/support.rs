@@ -1,6 +1,7 @@
 //! What several stories need.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -210,4 +211,20 @@ pub(crate) fn printed(output: Output) -> String {
     let Output { status, stdout, stderr } = output;
     assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
+}
+
+/// Where a program is that the machine has to have.
+pub(crate) fn installed(name: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not installed: apt-get install {package}"))
+}
+
+/// Turns over one bit of what a host keeps under this digest.
+pub(crate) fn damage(host: &Site, sha256: Sha256) {
+    let hex = sha256.to_string();
+    let blob = host.directory().join("state/replicas/blobs").join(&hex[..2]).join(hex);
+    let mut bytes = std::fs::read(&blob).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(blob, bytes).unwrap();
 }

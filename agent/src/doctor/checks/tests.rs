@@ -19,7 +19,8 @@ fn page(pairs: &[Header<'_>], html: &str) -> Page {
 
 fn holder_facts() -> HolderFacts {
     let sample = Sample { path: "/x.png".into(), sha256: Sha256([1; 32]), size: 7, content_type: "image/png".into() };
-    HolderFacts { domain: "b.test".into(), replica_name: "replica.b.test".into(), sample: Some(sample) }
+    let (domain, replica_name) = ("b.test".into(), "replica.b.test".into());
+    HolderFacts { domain, replica_name, blocked: Destinations::NONE, sample: Some(sample) }
 }
 
 fn lines(findings: &[Finding]) -> Vec<Line<'_>> {
@@ -46,9 +47,31 @@ fn a_policy_that_forbids_is_answered_with_the_directive_to_write() {
         ),
     ];
     for (csp, shares_code, expected) in table {
-        let findings = policy(&page(&[("content-security-policy", csp)], ""), &holder_facts(), shares_code);
+        let page = page(&[("content-security-policy", csp)], "");
+        let findings = policy(&page, &holder_facts(), Destinations::NONE, shares_code);
         assert_eq!(lines(&findings), expected, "{csp}");
     }
+    let elsewhere = Destinations::NONE.with(Destination::Font).with(Destination::Style).with(Destination::Download);
+    let findings = policy(&page(&[], ""), &holder_facts(), elsewhere, false);
+    assert_eq!(lines(&findings), [(Warn, None)]);
+    assert_eq!(findings[0].says, "another page of the site blocks fonts: they stay at the site");
+}
+
+#[test]
+fn a_line_to_add_is_whole_however_long_it_is() {
+    let sources = vec!["https://cdn.example.test"; 100].join(" ");
+    let page = page(&[("content-security-policy", &format!("img-src {sources}"))], "");
+    let findings = policy(&page, &holder_facts(), Destinations::NONE, false);
+    assert_eq!(lines(&findings), [(Severity::Fail, Some(&*format!("img-src {sources} https://replica.b.test")))]);
+}
+
+#[test]
+fn an_agent_that_knows_no_policy_or_no_holder_says_so() {
+    let lines_of = |knows_policy, holders: Vec<HolderFacts>| {
+        agent(&AgentFacts { knows_policy, holders }).into_iter().map(|f| (f.check, f.severity)).collect::<Vec<_>>()
+    };
+    assert_eq!(lines_of(true, vec![holder_facts()]), []);
+    assert_eq!(lines_of(false, vec![]), [(Check::Csp, Severity::Fail), (Check::Holders, Severity::Warn)]);
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! Pages in a real browser, at a site that redirects everything it may: each cell goes the way that is meant for it, and comes to what it
+//! comes to without redirects.
+
+mod cells;
+mod chromium;
+mod fate;
+mod page;
+mod video;
+mod visit;
+
+use p2pcdn_tests::Site;
+use p2pcdn_tests::content::Content;
+use p2pcdn_tests::load::Generator;
+use serde_json::{Value, json};
+
+use crate::support::{PRESSURE, befriend, busy, damage, fill, lab, redirects_to, replica_url};
+use cells::pages;
+use chromium::{Browser, Driver};
+use fate::Accesses;
+use page::{PADDING, Page};
+use visit::visit;
+
+/// Where the site's own routes come in.
+const ROUTES: &str = "                        # Static content. Large files";
+/// A site that redirects everything at once, and what its operator allows beyond the defaults.
+const SETTINGS: &str = r#""stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 50, "fetch_paths": ["/opted/fetch-"],
+                              "download_paths": ["/opted/"], "plain_style_paths": ["/declared/plain-"],
+                              "cross_site_paths": ["/shared/"], "exclude": []"#;
+/// Shows on the page itself that its script has run.
+const SCRIPTED_SVG: &str = "<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'>\
+    <script>document.documentElement.setAttribute('data-ran', '')</script></svg>";
+
+#[tokio::test]
+async fn every_cell_goes_its_way_and_works_as_without_redirects() {
+    let pages = pages();
+    let (lab, mut sites) = lab(["alpha", "bravo", "charlie"]);
+    let policy = policy(&sites[1..]);
+    sites.iter_mut().for_each(Site::log_accesses);
+    sites[1..].iter_mut().for_each(|host| host.set("host.downloads", true));
+    let [alpha, bravo, _] = &mut sites;
+    alpha.set("site.csp", &*policy);
+    alpha.set("share.code_paths", vec!["/declared/"]);
+    fill(alpha, 4);
+    let hot = Content::scan(&alpha.directory().join("srv")).unwrap();
+    alpha.content.put("/scripted.svg", format!("{SCRIPTED_SVG:PADDING$}").as_bytes()).unwrap();
+    for page in &pages {
+        page.write(if page.is_foreign { bravo } else { alpha }, alpha);
+    }
+    let isolated = [("cross-origin-embedder-policy", "require-corp"), ("cross-origin-opener-policy", "same-origin")];
+    let routes = [
+        route("/isolated", &isolated),
+        route("/policy/", &[("content-security-policy", &policy)]),
+        route("/cookie/page.html", &[("set-cookie", "visitor=1; path=/cookie/; secure")]),
+    ];
+    alpha.edit(ROUTES, format!("{}{ROUTES}", routes.concat()));
+    alpha.edit(r#""mode": "on""#, r#""mode": "off""#);
+    befriend(&mut sites).await;
+    let driver = Driver::start(&sites).await;
+    let without = visit(&driver.browser("without").await, &sites, &pages).await;
+
+    let [alpha, ..] = &mut sites;
+    busy(alpha);
+    // A worker that has served nothing yet knows no replicas.
+    alpha.workers(1);
+    alpha.edit(r#""mode": "on""#, r#""mode": "on""#);
+    alpha.edit(r#""exclude": []"#, SETTINGS);
+    alpha.start_envoy().unwrap();
+    alpha.ready().await.unwrap();
+    let load = Generator::new(lab.client.clone(), alpha.domain.clone(), hot);
+    load.offer(PRESSURE);
+    redirects_to(&load, &sites[1]).await;
+    redirects_to(&load, &sites[2]).await;
+    let accesses = Accesses::from_now_on(&sites);
+    let browser = driver.browser("with").await;
+    let (own, returned): (Vec<_>, Vec<_>) = pages.iter().partition(|page| !page.is_returned);
+    let mut with = visit(&browser, &sites, own).await;
+    lose_replicas(&sites, &returned);
+    with.extend(visit(&browser, &sites, returned).await);
+
+    let wrong = accesses.wrong(&sites, &pages).await;
+    let wrong_outcome =
+        pages.iter().flat_map(|page| page.cells.iter().map(move |cell| (page, cell))).filter_map(|(page, cell)| {
+            let at = (page.name, cell.name.clone());
+            let (without, with) = (&without[&at], &with[&at]);
+            let wanted = cell.breaks.unwrap_or(without);
+            (with != wanted).then(|| format!("{at:?}: {with:?} in place of {wanted:?}"))
+        });
+    let wrong: Vec<_> = wrong.into_iter().chain(wrong_outcome).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+
+    nothing_acts_as_part_of_its_host(&browser, &sites).await;
+    browser.close().await;
+}
+
+/// Makes the hosts unable to serve what these pages load, without their knowing.
+fn lose_replicas(sites: &[Site], pages: &[&Page]) {
+    let (origin, hosts) = sites.split_first().unwrap();
+    let paths: Vec<_> = pages.iter().flat_map(|page| page.files()).map(|(path, _)| path).collect();
+    for object in origin.content.objects().iter().filter(|object| paths.contains(&object.path)) {
+        hosts.iter().for_each(|host| damage(host, object.versions[0]));
+    }
+}
+
+/// A replica is no page, no script and no worker at the site that carries it.
+async fn nothing_acts_as_part_of_its_host(browser: &Browser, sites: &[Site]) {
+    let [alpha, bravo, _] = sites else { unreachable!("three sites") };
+    let object = alpha.content.objects().into_iter().find(|object| object.path == "/scripted.svg").unwrap();
+    let replica = replica_url(bravo, alpha, object.versions[0], &object.path);
+    let has_run = "return document.documentElement.hasAttribute('data-ran')";
+
+    browser.open(&alpha.url(&object.path)).await;
+    assert_eq!(browser.run(has_run).await, true, "the script does not even run at home");
+    browser.open(&replica).await;
+    assert_eq!(browser.run(has_run).await, false);
+    // Whatever such a page were to load from the replica name is refused, too.
+    let status =
+        browser.run(&format!("return fetch('{replica}').then((answer) => answer.status, (error) => error.name)")).await;
+    assert!(status == 403 || status == "TypeError", "{status}");
+
+    browser.open(&bravo.url("/third/page.html")).await;
+    let attempts = [
+        format!("return script('{replica}')"),
+        format!("return script('{replica}', {{ type: 'module' }})"),
+        format!("return script('{replica}', {{ crossOrigin: 'anonymous' }})"),
+        format!("return import('{replica}').then(() => 'imported', () => 'error')"),
+        format!("try {{ return await message(new Worker('{replica}'), () => {{}}) }} catch {{ return 'error' }}"),
+        format!("return navigator.serviceWorker.register('{replica}').then(() => 'registered', () => 'error')"),
+        format!(
+            "const blob = new Blob([`importScripts('{replica}'); postMessage('imported')`], {{ type: 'text/javascript' }}); \
+                 return message(new Worker(URL.createObjectURL(blob)), () => {{}})"
+        ),
+        format!("return (await fetched('{replica}')).replace('TypeError', 'error')"),
+        format!(
+            "const frame = node('iframe'); \
+                 return settled(frame, () => (frame.src = '{replica}'), () => frame.contentDocument ? 'same origin' : 'error')"
+        ),
+    ];
+    for attempt in attempts {
+        let said = browser.run(&format!("return (async () => {{ {attempt} }})()")).await;
+        assert_eq!(said, "error", "{attempt}");
+    }
+}
+
+/// What a strict policy of a site allows that lets its hosts help.
+fn policy(hosts: &[Site]) -> String {
+    let hosts: Vec<_> = hosts.iter().map(|host| format!("https://{}", host.replica_name)).collect();
+    let hosts = hosts.join(" ");
+    format!(
+        "default-src 'none'; script-src 'self' {hosts}; style-src 'self' {hosts}; connect-src 'self' {hosts}; worker-src 'self'; \
+         img-src 'self' {hosts}; font-src 'self' {hosts}; media-src 'self' {hosts}; base-uri 'none'"
+    )
+}
+
+/// A static route whose answers have more headers.
+fn route(prefix: &str, headers: &[(&str, &str)]) -> String {
+    let header = |(key, value): &(&str, &str)| json!({ "header": { "key": key, "value": value } });
+    let headers: Vec<_> = headers.iter().map(header).collect();
+    format!(
+        r#"                        - match: {{ prefix: "{prefix}" }}
+                          route: {{ cluster: origin, timeout: 0s }}
+                          response_headers_to_add: {}
+                          typed_per_filter_config: *with_p2pcdn
+"#,
+        Value::from(headers),
+    )
+}
