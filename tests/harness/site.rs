@@ -126,6 +126,11 @@ impl Site {
         self.settings.insert(key.into(), value.into());
     }
 
+    /// Leaves one of the agent's settings to its default.
+    pub fn unset(&mut self, key: &str) {
+        self.settings.remove(key);
+    }
+
     /// One of the agent's settings that the harness or the test has set, for example the address in `listen.origin`.
     pub fn setting(&self, key: &str) -> &Value {
         &self.settings[key]

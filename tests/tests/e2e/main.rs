@@ -1,6 +1,7 @@
 //! Stories of whole sites: the real Envoy, real agents, real TLS on loopback. One program, since each further one would have to be linked.
 
 mod file_server;
+mod origin_server;
 mod support;
 
 mod agent_gone;
@@ -15,6 +16,7 @@ mod doctor;
 mod documents;
 mod filter_crash;
 mod filter_settings;
+mod freshness;
 mod hostile_input;
 mod idle;
 mod interrupted_transfer;
@@ -24,3 +26,5 @@ mod no_loops;
 mod overload;
 mod pause;
 mod policy;
+mod purge;
+mod url_origin;

@@ -58,6 +58,15 @@ pub(crate) fn fill(site: &Site, count: u64) {
 
 /// Makes all of them peers of each other, starts them, and waits until the first one's objects are where they can be redirected to.
 pub(crate) async fn befriend(sites: &mut [Site]) {
+    introduce(sites).await;
+    let (origin, hosts) = sites.split_first().unwrap();
+    for host in hosts {
+        placed(origin, host).await;
+    }
+}
+
+/// Makes all of them peers of each other, starts them, and waits until they answer.
+pub(crate) async fn introduce(sites: &mut [Site]) {
     invite_each_other(sites);
     for site in sites.iter_mut() {
         site.start_agent().unwrap();
@@ -65,10 +74,6 @@ pub(crate) async fn befriend(sites: &mut [Site]) {
     }
     for site in sites.iter_mut() {
         site.ready().await.unwrap();
-    }
-    let (origin, hosts) = sites.split_first().unwrap();
-    for host in hosts {
-        placed(origin, host).await;
     }
 }
 

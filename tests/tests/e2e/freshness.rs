@@ -1,0 +1,149 @@
+//! The table never outlives what the origin declares, follows what the origin is seen to serve, and stands in only where that is allowed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use p2pcdn_tests::content::{digest, noise};
+use p2pcdn_tests::{Lab, Site, poll};
+use tokio::time::Instant;
+
+use crate::origin_server::{Failing, OriginServer, Page};
+use crate::support::{IN_A_ROW, PATIENCE, busy, get, headers, introduce, lab, location, redirect};
+
+const PATH: &str = "/object.png";
+const OTHER: &str = "/other.png";
+/// How long the objects of these stories are fresh, in seconds.
+const LIFETIME: Duration = Duration::from_secs(2);
+/// Between what the origin notes and what a client sees.
+const SLACK: Duration = Duration::from_millis(500);
+
+fn page(version: u64, caching: &str) -> Page {
+    let etag = format!("\"{version}\"");
+    Page { body: body(version), headers: headers([("cache-control", caching), ("etag", &etag)]), ..Page::default() }
+}
+
+fn body(version: u64) -> Bytes {
+    noise(version, 20 << 10).into()
+}
+
+async fn two_sites() -> (Lab, [Site; 2], OriginServer) {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    let server = OriginServer::start().await;
+    busy(&mut sites[0]);
+    server.serve(&mut sites[0]);
+    (lab, sites, server)
+}
+
+/// Asks once; when, and whether it was redirected.
+async fn ask(lab: &Lab, site: &Site, path: &str) -> (Instant, StatusCode) {
+    let status = get(&lab.client, &site.url(path), &HeaderMap::new()).await.status();
+    (Instant::now(), status)
+}
+
+#[tokio::test]
+async fn nothing_is_redirected_after_its_freshness_ended_unless_the_origin_has_confirmed_it() {
+    let (lab, mut sites, server) = two_sites().await;
+    server.put(PATH, page(1, "max-age=2"));
+    introduce(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    redirect(&lab.client, alpha, PATH).await;
+
+    // As long as it is asked for, it is confirmed in time, mostly without its bytes.
+    let mut redirected = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * LIFETIME {
+        let (at, status) = ask(&lab, alpha, PATH).await;
+        redirected.extend((status == 307).then_some(at));
+    }
+    assert!(redirected.iter().any(|at| *at > begun + 2 * LIFETIME), "it was not confirmed in time");
+    let confirmed = server.asked_by_agent(PATH);
+    assert!(confirmed.iter().any(|asked| asked.status == 304), "{confirmed:?}");
+
+    // Without a word from the origin it ends, and comes back with it.
+    server.fail(Failing::Agent);
+    let mut row = 0;
+    poll(PATIENCE, "end of redirects", async || {
+        let (at, status) = ask(&lab, alpha, PATH).await;
+        redirected.extend((status == 307).then_some(at));
+        row = if status == 200 { row + 1 } else { 0 };
+        if row >= IN_A_ROW { Ok(()) } else { Err(row) }
+    })
+    .await
+    .unwrap();
+    server.fail(Failing::Nobody);
+    redirect(&lab.client, alpha, PATH).await;
+
+    let confirmed = server.asked_by_agent(PATH);
+    for at in redirected {
+        let fresh = |asked: &&crate::origin_server::Asked| matches!(asked.status, 200 | 304) && asked.at <= at;
+        let last = confirmed.iter().rev().find(fresh).unwrap().at;
+        assert!(at <= last + LIFETIME + SLACK, "redirected {:?} after the last confirmation", at - last);
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_is_seen_to_serve_another_version_is_believed_at_once() {
+    let (lab, mut sites, server) = two_sites().await;
+    sites[0].edit(r#""exclude": []"#, r#""exclude": [], "stay_local_s": 1, "pure_balancer_at": 2, "tick_ms": 50"#);
+    server.put(PATH, page(1, "max-age=3600"));
+    introduce(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    redirect(&lab.client, alpha, PATH).await;
+    let asked = server.asked_by_agent(PATH).len();
+
+    server.put(PATH, page(2, "max-age=3600"));
+    let new = digest(&body(2)).to_string();
+    poll(PATIENCE, "a redirect to the new version", async || {
+        let answer = redirect(&lab.client, alpha, PATH).await;
+        if location(&answer).contains(&new) { Ok(()) } else { Err(location(&answer)) }
+    })
+    .await
+    .unwrap();
+    assert!(server.asked_by_agent(PATH).len() > asked);
+    let mut row = 0;
+    poll(PATIENCE, "only the new version", async || {
+        let answer = get(&lab.client, &alpha.url(PATH), &HeaderMap::new()).await;
+        let is_new = if answer.status() == 307 { location(&answer).contains(&new) } else { *answer.body() == body(2) };
+        row = if is_new { row + 1 } else { 0 };
+        if row >= IN_A_ROW { Ok(()) } else { Err(row) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_copy_stands_in_for_a_failing_origin_only_where_the_origin_said_so() {
+    let (lab, mut sites, server) = two_sites().await;
+    server.put(PATH, page(1, "max-age=2, stale-if-error=600"));
+    server.put(OTHER, page(2, "max-age=2"));
+    introduce(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    let mut redirected = [false; 2];
+    poll(PATIENCE, "redirects for both", async || {
+        for (path, redirected) in [PATH, OTHER].into_iter().zip(&mut redirected) {
+            *redirected |= ask(&lab, alpha, path).await.1 == 307;
+        }
+        if redirected == [true; 2] { Ok(()) } else { Err(format!("{redirected:?}")) }
+    })
+    .await
+    .unwrap();
+
+    server.fail(Failing::Everybody);
+    let failed = Instant::now();
+    let mut row = 0;
+    poll(PATIENCE, "the end of freshness", async || {
+        let (_, status) = ask(&lab, alpha, OTHER).await;
+        row = if status == 503 { row + 1 } else { 0 };
+        if row >= IN_A_ROW { Ok(()) } else { Err(status) }
+    })
+    .await
+    .unwrap();
+    assert!(failed.elapsed() < LIFETIME + PATIENCE);
+    for _ in 0..IN_A_ROW {
+        let answer = get(&lab.client, &alpha.url(PATH), &HeaderMap::new()).await;
+        assert_eq!(answer.status(), 307, "a stale copy stands in");
+        let copy = get(&lab.client, &location(&answer), &HeaderMap::new()).await;
+        assert_eq!((copy.status(), copy.body()), (StatusCode::OK, &body(1)));
+    }
+}
