@@ -106,6 +106,16 @@ impl Proxy {
         self.stats(&name).await?.first().copied().ok_or(BenchError::Stat(name))
     }
 
+    /// Waits until the listener has no connection, and so nothing to do: wrk leaves requests behind when its time is over.
+    pub(super) async fn at_rest(&self, listener: &str) -> Result<(), BenchError> {
+        let name = format!("http.{listener}.downstream_cx_active");
+        let rest = poll(START, format!("end of all connections to {listener}"), async || {
+            let open = self.stats(&name).await.map_err(|error| error.to_string())?;
+            if open == [0] { Ok(()) } else { Err(format!("{open:?} open")) }
+        });
+        Ok(rest.await?)
+    }
+
     /// What the admin interface answers.
     pub(super) async fn admin(&self, path: &str) -> Result<String, BenchError> {
         let answer = self.client.get(&format!("http://{}{path}", self.admin)).await?;

@@ -102,10 +102,12 @@ pub(super) async fn run(bed: &Bed, args: &RedirectArgs) -> Result<(), BenchError
     // A VM asks for the table once it has served a request; the largest one alone, so that what memory grows by is its own.
     for (listener, publisher) in [("k1", &k1), ("k100", &k100), ("idle", &idle)] {
         offer(bed, &proxy, listener, "/objects/", 1)?;
+        proxy.at_rest(listener).await?;
         publisher.loaded_by(1).await?;
     }
     let (wasm_before, resident_before) = proxy.memory()?;
     offer(bed, &proxy, "m1", "/objects/", 1)?;
+    proxy.at_rest("m1").await?;
     m1.loaded_by(1).await?;
     let (wasm_after, resident_after) = proxy.memory()?;
     let per_object = |before: u64, after: u64| after.saturating_sub(before) as f64 / f64::from(M1);
@@ -145,6 +147,7 @@ async fn measure(bed: &Bed, proxy: &Proxy, variant: &Variant, seconds: u32) -> R
     let before = (proxy.answers(listener, status).await?, proxy.answers(listener, other).await?);
     let ran_before = proxy.worker_ns()?;
     let counted = offer(bed, proxy, listener, prefix, seconds)?;
+    proxy.at_rest(listener).await?;
     let ran_ns = proxy.worker_ns()?.saturating_sub(ran_before);
     let right = proxy.answers(listener, status).await? - before.0;
     let wrong = proxy.answers(listener, other).await? - before.1;
