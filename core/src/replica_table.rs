@@ -4,12 +4,15 @@
 //! finds it by key. Growth happens shard by shard, so that no insertion moves the whole table. Paths are not stored: keys are keyed
 //! 64-bit hashes, and the redirect is written from the request's own path.
 
+mod blocks;
+
 use hashbrown::HashTable;
 
 use crate::decide::Lease;
 use crate::destination::Destinations;
 use crate::object::{Class, Embedding, Sha256, Sharing, is_authority};
 use crate::sync::{HolderRow, ObjectRow, Op};
+use blocks::Blocks;
 
 /// Most holders of one object that the table keeps; the agent picks which.
 pub const MAX_SET_HOLDERS: usize = 32;
@@ -90,7 +93,7 @@ pub enum TableError {
 #[derive(Debug, Default)]
 struct Shard {
     index: HashTable<u32>,
-    entries: Vec<Entry>,
+    entries: Blocks<Entry>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -284,10 +287,6 @@ impl Shard {
     }
 
     fn insert(&mut self, entry: Entry) {
-        if self.entries.len() == self.entries.capacity() {
-            // Doubling would leave a quarter of the table's memory unused on average.
-            self.entries.reserve_exact(self.entries.len() / 16 + 8);
-        }
         let Ok(at) = u32::try_from(self.entries.len()) else { return };
         self.entries.push(entry);
         let entries = &self.entries;
