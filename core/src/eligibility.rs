@@ -80,9 +80,9 @@ pub enum Refusal {
     Destination,
     /// A browser's request from another site's page.
     CrossSite,
-    /// A CORS request with cookies, which no shared copy may answer.
+    /// A CORS request with cookies, which no shared copy may answer, or a tool's request with cookies, which are not for the host.
     Credentials,
-    /// A CORS request with headers that another origin would have to allow first.
+    /// A CORS request with headers that another origin would have to allow first, or a tool's with headers that may be secrets.
     Headers,
     /// Looks like a browser that does not say what it wants, or like git.
     UserAgent,
@@ -243,6 +243,12 @@ fn judge_tool(head: &RequestHead<'_>) -> Result<Client, Refusal> {
     let has = |text: Option<&[u8]>, word: &[u8]| text.unwrap_or_default().windows(word.len()).any(|w| w == word);
     if has(Some(agent), b"Mozilla/") || agent.starts_with(b"git/") {
         return Err(Refusal::UserAgent);
+    }
+    if head.has_cookie {
+        return Err(Refusal::Credentials);
+    }
+    if head.has_unlisted {
+        return Err(Refusal::Headers);
     }
     // aria2 names the type beside `*/*`, and would then save the document under the object's name.
     let names_it = has(head.accept, b"application/metalink4+xml");

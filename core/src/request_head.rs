@@ -81,7 +81,17 @@ impl<'a> RequestHead<'a> {
     /// Whether a cache in front of the origin, and the origin itself, would answer any stranger alike.
     pub fn is_plain(&self) -> bool {
         let is_conditional = self.etag.is_some() || self.refusal.is_some();
-        self.method == b"GET" && !self.has_cookie && self.range.is_none() && !is_conditional
+        self.method == b"GET" && !self.has_cookie && !self.has_unlisted && self.range.is_none() && !is_conditional
+    }
+
+    /// Whether it carries what the origin may answer for one visitor only.
+    pub fn has_credentials(&self) -> bool {
+        self.has_cookie || self.refusal == Some(Refusal::Authorization)
+    }
+
+    /// A body follows, whatever the headers say.
+    pub fn note_body(&mut self) {
+        self.refuse(Refusal::Body);
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -89,11 +99,11 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// What browsers and proxies add by themselves. Anything else was set by a page's script: a redirect to another origin would need
-/// a preflight, or strip it (Fetch, section 2.2.2).
+/// What browsers, tools and proxies add by themselves. Anything else a page's script has set, and a redirect to another origin would
+/// need a preflight (Fetch, section 2.2.2); or a tool's user, and it may be a secret that is not for the host.
 fn is_listed(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 5] = [b":", b"sec-", b"accept-", b"x-forwarded-", b"x-envoy-"];
-    const NAMES: [&[u8]; 17] = [
+    const NAMES: [&[u8]; 23] = [
         b"host",
         b"content-length",
         b"connection",
@@ -111,6 +121,12 @@ fn is_listed(name: &[u8]) -> bool {
         b"x-real-ip",
         b"upgrade-insecure-requests",
         b"traceparent",
+        b"tracestate",
+        b"date",
+        b"want-digest",
+        b"want-repr-digest",
+        b"want-content-digest",
+        b"icy-metadata",
     ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
@@ -147,6 +163,6 @@ mod tests {
         {
             assert!(!with(name, value), "{name}");
         }
-        assert!(!with(":method", "HEAD"));
+        assert!(!with(":method", "HEAD") && !with("x-original-url", "/other"));
     }
 }

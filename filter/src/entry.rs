@@ -40,8 +40,8 @@ impl RootContext for Root<Proxy> {
 impl Context for Request<Proxy> {}
 
 impl HttpContext for Request<Proxy> {
-    fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
-        match self.head() {
+    fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
+        match self.head(end_of_stream) {
             Verdict::Redirected => Action::Pause,
             Verdict::Local | Verdict::Returned => Action::Continue,
         }

@@ -33,10 +33,18 @@ pub(crate) enum Kept {
     /// A request for an object in the table, that the origin answers.
     Watched(Watched),
     /// A request that a host sent back, for an object in the table.
-    Returned {
-        /// The page's origin, unless there are cookies, too.
-        origin: Option<Vec<u8>>,
-    },
+    Returned(Returned),
+}
+
+/// A request that a host sent back.
+#[derive(Debug)]
+pub(crate) struct Returned {
+    /// See [`p2pcdn_core::sync::ObjectRow::validator`].
+    pub(crate) validator: u32,
+    /// The page's origin.
+    pub(crate) origin: Option<Vec<u8>>,
+    /// Whether the answer may be for one visitor only.
+    pub(crate) has_credentials: bool,
 }
 
 /// What becomes of a request.
@@ -65,6 +73,18 @@ pub(crate) struct Watched {
     pub(crate) authority: Vec<u8>,
     pub(crate) target: String,
     pub(crate) address: Vec<u8>,
+}
+
+impl<'a> Ask<'a> {
+    fn new(head: &RequestHead<'a>, accepted: Accepted<'a>) -> Self {
+        Self {
+            client: accepted.client,
+            is_head: head.method == b"HEAD",
+            authority: head.authority,
+            target: accepted.target,
+            address: head.client(),
+        }
+    }
 }
 
 impl Watched {
@@ -110,14 +130,16 @@ impl<H: Host> Request<H> {
     }
 
     /// Takes in the request's headers, and answers it if it is redirected.
-    pub fn head(&mut self) -> Verdict {
+    ///
+    /// `is_whole` says that no body follows.
+    pub fn head(&mut self, is_whole: bool) -> Verdict {
         if let Some(mut vm) = self.vm.as_ref().and_then(|vm| vm.try_borrow_mut().ok()) {
             if !self.is_counted {
                 self.is_counted = true;
                 vm.in_flight = vm.in_flight.saturating_add(1);
             }
             let headers = vm.host.request_headers();
-            (self.verdict, self.kept) = vm.decide(&headers);
+            (self.verdict, self.kept) = vm.decide(&headers, is_whole);
         }
         self.verdict
     }
@@ -134,19 +156,26 @@ impl<H: Host> Drop for Request<H> {
 }
 
 impl<H: Host> Vm<H> {
-    fn decide(&mut self, headers: &[u8]) -> (Verdict, Kept) {
+    fn decide(&mut self, headers: &[u8], is_whole: bool) -> (Verdict, Kept) {
         #[cfg(all(feature = "fault-injection", target_arch = "wasm32"))]
         if pairs(headers).any(|header| header == (b"x-p2pcdn-crash", b"1")) {
             crate::host::wasm::trap();
         }
         let mut head = RequestHead::default();
         pairs(headers).for_each(|(name, value)| head.observe(name, value));
+        if !is_whole {
+            head.note_body();
+        }
         self.count_request();
         if let Some(target) = returned_path(head.path) {
             return (Verdict::Returned, self.note_return(&head, target, headers));
         }
         let is_full = is_full(self.in_flight_everywhere(), self.settings.in_flight_limit);
         let accepted = judge(&head, &self.settings.rules, is_full);
+        if accepted == Err(Refusal::Reload) {
+            self.refuse(Refusal::Reload);
+            return (Verdict::Local, self.watch(&head));
+        }
         accepted.and_then(|accepted| self.consider(&head, accepted, is_full)).unwrap_or_else(|refusal| {
             if head.is_page() {
                 self.note_page(head.path);
@@ -158,13 +187,25 @@ impl<H: Host> Vm<H> {
 
     fn note_return(&mut self, head: &RequestHead<'_>, target: &[u8], headers: &[u8]) -> Kept {
         let key = self.hash_key.of(head.authority, target);
-        if self.table.find(key).is_none() {
-            return Kept::Nothing;
-        }
+        let Some(found) = self.table.find(key) else { return Kept::Nothing };
+        let validator = found.validator;
         self.tally.returned.note(key);
         self.counted.returned = self.counted.returned.saturating_add(1);
         let origin = pairs(headers).find(|(name, _)| *name == b"origin").map(|(_, value)| value.to_vec());
-        Kept::Returned { origin: origin.filter(|_| !head.has_cookie) }
+        Kept::Returned(Returned { validator, origin, has_credentials: head.has_credentials() })
+    }
+
+    /// A visitor who wants the origin's own word gets a replica only if the origin has none to give.
+    fn watch(&mut self, head: &RequestHead<'_>) -> Kept {
+        let Ok(accepted) = judge(head, &self.settings.rules, true) else { return Kept::Nothing };
+        let ask = Ask::new(head, accepted);
+        let key = self.hash_key.of(head.authority, accepted.target.as_bytes());
+        match self.table.find(key) {
+            Some(found) if judge_object(ask.client, found.class, found.size, &self.settings.rules).is_ok() => {
+                Kept::Watched(Watched::new(key, found.validator, false, &ask))
+            }
+            _ => Kept::Nothing,
+        }
     }
 
     fn note_page(&mut self, target: &[u8]) {
@@ -185,9 +226,8 @@ impl<H: Host> Vm<H> {
         if !self.has_table() {
             return Err(Refusal::Unknown);
         }
-        let Accepted { client, target } = accepted;
-        let is_head = head.method == b"HEAD";
-        let ask = Ask { client, is_head, authority: head.authority, target, address: head.client() };
+        let ask = Ask::new(head, accepted);
+        let Ask { client, target, is_head, .. } = ask;
         let key = self.hash_key.of(head.authority, target.as_bytes());
         self.tally.hot.count(key, 1, || ());
         let Some(found) = self.table.find(key) else {
@@ -195,9 +235,12 @@ impl<H: Host> Vm<H> {
             return Err(Refusal::Unknown);
         };
         judge_object(client, found.class, found.size, &self.settings.rules)?;
-        judge_condition(head.etag, found.validator, |etag| self.hash_key.validator(etag))?;
         let validator = found.validator;
         let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
+        if let Err(refusal) = judge_condition(head.etag, validator, |etag| self.hash_key.validator(etag)) {
+            self.refuse(refusal);
+            return Ok(stays(false));
+        }
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
         if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {

@@ -5,7 +5,7 @@ use p2pcdn_core::sync::Op;
 
 use crate::host::{Host, now_ms};
 use crate::redirect::Leaving;
-use crate::request::{Kept, Request, Verdict, Watched, gather};
+use crate::request::{Kept, Request, Returned, Verdict, Watched, gather};
 use crate::root::Vm;
 
 impl<H: Host> Request<H> {
@@ -15,7 +15,7 @@ impl<H: Host> Request<H> {
         // The proxy calls again for the answer that replaces this one.
         match std::mem::take(&mut self.kept) {
             Kept::Nothing => {}
-            Kept::Returned { origin } => vm.open_to_pages(origin.as_deref()),
+            Kept::Returned(returned) => vm.open_to_pages(&returned),
             Kept::Watched(watched) => {
                 if vm.compare(&watched) {
                     self.verdict = Verdict::Redirected;
@@ -28,14 +28,32 @@ impl<H: Host> Request<H> {
 }
 
 impl<H: Host> Vm<H> {
-    /// After two redirects across origins a CORS request comes from `null` (Fetch, "redirect-tainted origin"), and what lies in the
-    /// table is public. An answer to a request without cookies is anybody's, so even a request with credentials may have it.
-    fn open_to_pages(&self, origin: Option<&[u8]>) {
+    /// After two redirects across origins a CORS request comes from `null` (Fetch, "redirect-tainted origin").
+    ///
+    /// The version in the table is public. Any other answer is opened only if it cannot be for one visitor: the request carried no
+    /// credentials, and the origin does not call it private. Requests in credentials mode get the version in the table only, since
+    /// a client certificate is not seen here.
+    fn open_to_pages(&self, returned: &Returned) {
         let host = &self.host;
-        host.set_response_header("access-control-allow-origin", origin.unwrap_or(b"*"));
-        if origin.is_some() {
-            host.set_response_header("access-control-allow-credentials", b"true");
-            host.set_response_header("vary", b"origin, cookie");
+        if !matches!(host.response_status(), Some(200 | 206 | 304)) {
+            return;
+        }
+        let etag = host.response_header("etag");
+        let is_public =
+            returned.validator != 0 && etag.is_some_and(|e| self.hash_key.validator(&e) == returned.validator);
+        let cache_control = host.response_header("cache-control").unwrap_or_default().to_ascii_lowercase();
+        let says = |word: &[u8]| cache_control.windows(word.len()).any(|window| window == word);
+        let is_private = says(b"private") || says(b"no-store") || host.response_header("set-cookie").is_some();
+        if !is_public && (returned.has_credentials || is_private) {
+            return;
+        }
+        match returned.origin.as_deref().filter(|_| is_public && !returned.has_credentials) {
+            Some(origin) => {
+                host.set_response_header("access-control-allow-origin", origin);
+                host.set_response_header("access-control-allow-credentials", b"true");
+                host.set_response_header("vary", b"origin, cookie, authorization");
+            }
+            None => host.set_response_header("access-control-allow-origin", b"*"),
         }
         host.set_response_header("cross-origin-resource-policy", b"cross-origin");
     }
@@ -49,8 +67,10 @@ impl<H: Host> Vm<H> {
                 return self.settings.rescue && self.rescue(watched);
             }
             Some(200) if watched.is_first_hand => self.compare_version(watched),
-            Some(200 | 206 | 304) | None => {}
-            Some(_) => self.tally.questioned.note(watched.key),
+            // What is wrong with a request says nothing of the object.
+            Some(200 | 206 | 304 | 400 | 408 | 413 | 414 | 429 | 431) | None => {}
+            Some(_) if watched.is_first_hand => self.tally.questioned.note(watched.key),
+            Some(_) => {}
         }
         false
     }

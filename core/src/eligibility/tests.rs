@@ -47,6 +47,9 @@ fn tools_are_told_from_browsers_by_their_name() {
     assert_eq!(judged(&[("user-agent", "Mozilla/5.0 (X11)")]), Err(Refusal::UserAgent));
     assert_eq!(judged(&[("user-agent", "git/2.47.3")]), Err(Refusal::UserAgent));
     assert_eq!(judged(&[("accept", "*/*,application/metalink4+xml,application/metalink+xml")]), Ok(TOOL), "aria2");
+    assert_eq!(judged(&[("private-token", "secret")]), Err(Refusal::Headers), "a tool would show it to the host");
+    assert_eq!(judged(&[("cookie", "a=b")]), Err(Refusal::Credentials));
+    assert_eq!(judged(&[("want-digest", "SHA-256"), ("icy-metadata", "1"), ("accept-encoding", "gzip")]), Ok(TOOL));
     let metalink = judged(&[("accept", "application/metalink4+xml")]);
     assert_eq!(metalink, Ok(Client::Tool { takes_metalink: true }));
 }

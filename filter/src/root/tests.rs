@@ -61,7 +61,7 @@ impl Site {
     fn ask(&self, headers: &[(&str, &str)]) -> Request<FakeHost> {
         self.host.set_request(&[&[(":authority", "a.test")], headers].concat());
         let mut request = self.root.request();
-        request.head();
+        request.head(true);
         request
     }
 

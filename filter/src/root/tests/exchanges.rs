@@ -27,7 +27,7 @@ fn a_bad_configuration_is_refused_with_every_error_in_the_log() {
     let expected =
         ["agent.cluster: is required", "tick_ms: must be within 25 to 2000", "mode: must be one of: on, observe, off"];
     assert_eq!(host.logged(), expected.map(|text| (Level::Error, text.into())));
-    assert_eq!(root.request().head(), Verdict::Local);
+    assert_eq!(root.request().head(true), Verdict::Local);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn what_nobody_else_has_stays_and_so_does_what_only_the_origin_can_answer() {
 fn until_the_agent_has_spoken_everything_is_local() {
     let site = Site::new("");
     assert_eq!(site.get("/a.png"), Verdict::Local);
-    assert_eq!(Root::new(site.host.clone(), 1).request().head(), Verdict::Local);
+    assert_eq!(Root::new(site.host.clone(), 1).request().head(true), Verdict::Local);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn an_object_whose_freshness_is_over_stays() {
 fn requests_are_in_flight_until_they_are_dropped() {
     let mut site = Site::loaded("");
     let mut held = site.ask(&[(":method", "GET"), (":path", "/c.png")]);
-    held.head();
+    held.head(true);
     let redirected = site.ask(&[(":method", "GET"), (":path", "/a.png")]);
     let _untouched = site.root.request();
     site.root.tick();
@@ -271,6 +271,14 @@ fn a_tool_that_reads_metalinks_gets_every_place_and_this_one_last() {
 }
 
 #[test]
+fn a_request_with_a_body_that_no_header_announces_stays() {
+    let site = Site::loaded("");
+    site.host.set_request(&[(":authority", "a.test"), (":method", "GET"), (":path", "/a.png")]);
+    assert_eq!(site.root.request().head(false), Verdict::Local);
+    assert_eq!(site.metric("p2pcdn.refused.body"), 1);
+}
+
+#[test]
 fn a_client_that_knows_another_version_is_redirected_and_one_that_knows_this_one_is_not() {
     let site = Site::loaded("");
     let knows = |etag| site.fate(&[(":method", "GET"), (":path", "/a.png"), ("if-none-match", etag)]);
@@ -288,13 +296,13 @@ proptest! {
     ) {
         let site = Site::loaded("");
         site.host.set_request_map(map);
-        prop_assert_ne!(site.root.request().head(), Verdict::Redirected);
+        prop_assert_ne!(site.root.request().head(true), Verdict::Redirected);
 
         let own: [(&[u8], &[u8]); 3] = [(b":method", b"GET"), (b":path", b"/a.png"), (b":authority", &authority)];
         let hostile = headers.iter().map(|(name, value)| (&name[..], &value[..]));
         let all: Vec<_> = own.into_iter().chain(hostile).collect();
         site.host.set_request_map(encode_pairs(all.iter().copied()));
-        site.root.request().head();
+        site.root.request().head(true);
         prop_assert!(site.locations().iter().all(|location| location.bytes().all(|b| (0x21..=0x7e).contains(&b))));
     }
 }

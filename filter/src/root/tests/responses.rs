@@ -32,21 +32,43 @@ fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only
     let mut site = Site::loaded("");
     site.respond(&[(":method", "GET"), (":path", "/.well-known/p2pcdn/v1/back/c.png")], 200, &[]);
     assert_eq!(site.host.response_headers(), []);
-    assert!(!site.respond(&BACK, 200, &[]));
+    let public: Headers = &[("etag", "\"one\"")];
+    assert!(!site.respond(&BACK, 200, public));
     let value = |name: &str| {
         let headers = site.host.response_headers();
         headers.into_iter().find(|(known, _)| known == name).map(|(_, value)| String::from_utf8(value).unwrap())
     };
     assert_eq!(value("access-control-allow-origin").unwrap(), "*");
     assert_eq!(value("cross-origin-resource-policy").unwrap(), "cross-origin");
-    site.respond(&[&BACK[..], &[("origin", "null")]].concat(), 200, &[]);
+    site.respond(&[&BACK[..], &[("origin", "null")]].concat(), 200, public);
     assert_eq!(value("access-control-allow-origin").unwrap(), "null");
     assert_eq!(value("access-control-allow-credentials").unwrap(), "true");
-    site.respond(&[&BACK[..], &[("origin", "null"), ("cookie", "a=b")]].concat(), 200, &[]);
-    assert_eq!(value("access-control-allow-origin").unwrap(), "*", "nobody reads what a cookie may have made");
+    site.respond(&[&BACK[..], &[("origin", "null"), ("cookie", "a=b")]].concat(), 200, public);
+    assert_eq!(value("access-control-allow-origin").unwrap(), "*", "no credentials where a cookie came");
     assert_eq!(site.metric("p2pcdn.returned"), 3);
     site.root.tick();
     assert_eq!(site.last_report().returned, [key("/a.png")]);
+}
+
+#[test]
+fn what_may_be_for_one_visitor_only_is_opened_to_nobody() {
+    let cases: [(Headers, u16, Headers, bool); 8] = [
+        (&[], 200, &[], true),
+        (&[], 200, &[("etag", "\"two\"")], true),
+        (&[], 404, &[], false),
+        (&[], 200, &[("cache-control", "Private, max-age=60")], false),
+        (&[], 200, &[("set-cookie", "a=b")], false),
+        (&[("cookie", "a=b")], 200, &[], false),
+        (&[("authorization", "Basic x")], 200, &[("etag", "\"two\"")], false),
+        (&[("authorization", "Basic x")], 200, &[("etag", "\"one\"")], true),
+    ];
+    for (request, status, response, is_opened) in cases {
+        let site = Site::loaded("");
+        site.respond(&[&BACK[..], &[("origin", "https://evil.test")], request].concat(), status, response);
+        let headers = site.host.response_headers();
+        assert_eq!(!headers.is_empty(), is_opened, "{request:?} {status} {response:?}");
+        assert!(headers.iter().all(|(name, _)| name != "access-control-allow-credentials"), "{request:?} {response:?}");
+    }
 }
 
 #[test]
@@ -63,7 +85,7 @@ fn another_strong_tag_evicts_at_once_and_tells_the_agent() {
 
 #[test]
 fn anything_less_than_proof_only_asks_the_agent() {
-    let cases: [(u16, Headers, bool); 8] = [
+    let cases: [(u16, Headers, bool); 9] = [
         (200, &[("etag", "W/\"two\"")], true),
         (200, &[], true),
         (404, &[], true),
@@ -71,6 +93,7 @@ fn anything_less_than_proof_only_asks_the_agent() {
         (200, &[("etag", "\"two\""), ("content-encoding", "gzip")], false),
         (200, &[("etag", "\"one\"")], false),
         (304, &[], false),
+        (431, &[], false),
         (206, &[("etag", "\"two\"")], false),
     ];
     for (status, headers, is_questioned) in cases {
@@ -89,7 +112,7 @@ fn anything_less_than_proof_only_asks_the_agent() {
 
 #[test]
 fn what_a_stranger_would_not_get_proves_nothing() {
-    for header in [("cookie", "a=b"), ("range", "bytes=0-"), ("cache-control", "no-cache")] {
+    for header in [("x-original-url", "/other"), ("range", "bytes=0-"), ("cache-control", "no-cache")] {
         let site = Site::idle(r#", "stay_local_s": 10"#);
         site.respond(&[&IMAGE[..], &[header]].concat(), 200, &[("etag", "\"two\"")]);
         assert!(site.knows("/a.png"), "{header:?}");
@@ -103,6 +126,10 @@ fn a_failing_origin_is_replaced_by_a_replica() {
         assert!(site.respond(&IMAGE, status, &[]), "{status}");
         assert_eq!(site.locations(), [location("/a.png")]);
         assert_eq!((site.metric("p2pcdn.origin_failures"), site.metric("p2pcdn.rescued")), (1, 1));
+    }
+    for header in [("if-none-match", "\"one\""), ("cache-control", "no-cache")] {
+        let returning = Site::idle("");
+        assert!(returning.respond(&[&IMAGE[..], &[header]].concat(), 503, &[]), "{header:?}");
     }
     let not_failing = Site::idle("");
     assert!(!not_failing.respond(&IMAGE, 501, &[]) && !not_failing.respond(&IMAGE, 429, &[]));
