@@ -1,5 +1,6 @@
 //! The table never outlives what the origin declares, follows what the origin is seen to serve, and stands in only where that is allowed.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use p2pcdn_tests::{Lab, Site, poll};
 use tokio::time::Instant;
 
 use crate::origin_server::{Failing, OriginServer, Page};
-use crate::support::{IN_A_ROW, PATIENCE, busy, get, headers, introduce, lab, location, redirect};
+use crate::support::{IN_A_ROW, PATIENCE, befriend, busy, get, headers, introduce, lab, location, redirect};
 
 const PATH: &str = "/object.png";
 const OTHER: &str = "/other.png";
@@ -107,6 +108,37 @@ async fn an_origin_that_is_seen_to_serve_another_version_is_believed_at_once() {
         let is_new = if answer.status() == 307 { location(&answer).contains(&new) } else { *answer.body() == body(2) };
         row = if is_new { row + 1 } else { 0 };
         if row >= IN_A_ROW { Ok(()) } else { Err(row) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_another_server_serves_with_tags_of_its_own_is_shared_all_the_same() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    sites[0].edit(r#""exclude": []"#, r#""exclude": [], "stay_local_s": 1, "pure_balancer_at": 2, "tick_ms": 50"#);
+    let server = OriginServer::start().await;
+    server.put(PATH, page(1, "max-age=3600"));
+    sites[0].edit("port_value: 7083", format!("port_value: {}", server.port));
+    sites[0].content.put(PATH, &body(1)).unwrap();
+    befriend(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    redirect(&lab.client, alpha, PATH).await;
+
+    // The first contradictions could be about a file that has just changed; from then on the tags are known to be another server's.
+    let mut lately = VecDeque::new();
+    poll(PATIENCE, "redirects that hardly pause", async || {
+        let (at, status) = ask(&lab, alpha, PATH).await;
+        lately.push_back((at, status == 307));
+        let spans_enough = |since: Instant| at - since > 4 * LIFETIME;
+        while lately.get(1).is_some_and(|(since, _)| spans_enough(*since)) {
+            lately.pop_front();
+        }
+        // In every second, the first request in each of two workers stays.
+        let local = lately.iter().filter(|(_, redirected)| !redirected).count();
+        let is_steady = spans_enough(lately[0].0) && local < lately.len() / 4;
+        if is_steady { Ok(()) } else { Err(format!("{local} of {} stayed", lately.len())) }
     })
     .await
     .unwrap();
