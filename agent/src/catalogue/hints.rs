@@ -4,7 +4,7 @@ use p2pcdn_core::sync::Report;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::Catalogue;
+use super::{Catalogue, Source};
 
 /// What others have noticed about objects.
 #[derive(Debug)]
@@ -54,14 +54,16 @@ pub(super) fn queue() -> (mpsc::Sender<Hint>, Hints) {
 impl Catalogue {
     /// Takes in what a VM has noticed; `is_ours` says whether its keys are those of the present table.
     pub fn observe(&self, report: &Report, is_ours: bool) {
-        for wanted in &report.wanted {
+        // What is in a directory is catalogued, wanted or not.
+        let learns = matches!(self.source, Source::Site(_));
+        for wanted in report.wanted.iter().filter(|_| learns) {
             self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
         }
         if !is_ours {
             return;
         }
         let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
-        for (key, requests) in &report.hot {
+        for (key, requests) in report.hot.iter().filter(|_| learns) {
             // Without holders the filter does not know the object, and says so by `wanted`.
             if let Some((path, false)) = path_of(key) {
                 self.hint(Hint::Wanted(path, *requests));

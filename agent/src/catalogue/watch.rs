@@ -241,7 +241,6 @@ impl Watcher {
 
     fn take_hint(&self, hint: Hint, pending: &mut Pending) {
         match hint {
-            // What is in the directory is catalogued, wanted or not.
             Hint::Wanted(..) => {}
             Hint::Contradicted(path) => {
                 let known = self.catalogue.find(&path);
