@@ -47,29 +47,32 @@ async fn sites_that_redirect_everything_to_each_other_do_not_loop() {
         }
     }
 
-    // With dead origins, there is nothing but the hosts; and then not even those.
-    for site in &mut sites {
-        site.edit("port_value: 7083", NOBODY);
-        site.start_envoy().unwrap();
+    // With dead origins there is nothing but the hosts, and then not even those: first redirected by load, then since the origin fails.
+    for target in ["1", "0"] {
+        for site in &mut sites {
+            site.edit(r#""requests_per_s": 0"#, format!(r#""requests_per_s": {target}"#));
+            site.edit("port_value: 7083", NOBODY);
+            site.start_envoy().unwrap();
+        }
+        for site in &mut sites {
+            site.ready().await.unwrap();
+        }
+        placed(&sites[0], &sites[1]).await;
+        placed(&sites[1], &sites[0]).await;
+        let [alpha, beta] = &sites;
+        let loads = [load(&lab, alpha), load(&lab, beta)];
+        redirects_to(&loads[0], beta).await;
+        redirects_to(&loads[1], alpha).await;
+        let dead = walk_all(client, &sites).await;
+        assert!(dead.iter().all(|walk| walk == &[307, 200]), "{dead:?}");
+        lose_replicas(&sites);
+        let lost = poll(PATIENCE, "a return to a dead origin", async || {
+            let walks = walk_all(client, &sites).await;
+            if walks.contains(&vec![307, 302, 503]) { Ok(()) } else { Err(format!("{walks:?}")) }
+        });
+        lost.await.unwrap();
+        never_redirected(client, &sites).await;
     }
-    for site in &mut sites {
-        site.ready().await.unwrap();
-    }
-    placed(&sites[0], &sites[1]).await;
-    placed(&sites[1], &sites[0]).await;
-    let [alpha, beta] = &sites;
-    let loads = [load(&lab, alpha), load(&lab, beta)];
-    redirects_to(&loads[0], beta).await;
-    redirects_to(&loads[1], alpha).await;
-    let dead = walk_all(client, &sites).await;
-    assert!(dead.iter().all(|walk| walk == &[307, 200]), "{dead:?}");
-    lose_replicas(&sites);
-    let lost = poll(PATIENCE, "a return to a dead origin", async || {
-        let walks = walk_all(client, &sites).await;
-        if walks.contains(&vec![307, 302, 503]) { Ok(walks) } else { Err(format!("{walks:?}")) }
-    });
-    lost.await.unwrap();
-    never_redirected(client, &sites).await;
 }
 
 /// Asks both sites for everything and follows by hand; returns the statuses on each way.

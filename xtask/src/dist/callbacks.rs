@@ -1,7 +1,9 @@
 //! Leaves in the filter's module only those callbacks that the shipped configuration lets the proxy call.
 //!
-//! The SDK exports every callback of the ABI, and Envoy looks for each of them at each stage of a request, at up to 0.6 us a call.
-//! The exports that nobody may call go, and with them the code that only they reach.
+//! The SDK exports every callback of the ABI, and a proxy calls at each stage of a request whatever is exported. Envoy's capability list
+//! forbids it the same calls; without such a list, calling them cost a redirect 6 % of CPU time (with it, trimming gains nothing more).
+//! So the module is as cheap under a proxy that has no capability list, and a tenth smaller. The exports go, and with them the code
+//! that only they reach.
 
 use std::{
     fs, io,

@@ -327,14 +327,14 @@ fn opted() -> Page {
     Page::new("opted", cells)
 }
 
-/// Clicks on archives; the second link has a `download` attribute, which headers show as no document.
+/// Clicks on archives; the second link has a `download` attribute.
 fn downloads(clicked: &'static str, named: &'static str, fate: Fate) -> [Cell; 2] {
     let link = |name: &str, download: &str| {
         format!("node('a', {{ href: at('{name}'), {download} textContent: 'get' }}); return '{name}'")
     };
     [
         cell("download", &[file(clicked, fate)], &link(clicked, "")),
-        cell("download-attribute", &[file(named, Local)], &link(named, "download: '',")),
+        cell("download-attribute", &[file(named, fate)], &link(named, "download: '',")),
     ]
 }
 
@@ -361,7 +361,7 @@ fn declared() -> Vec<Cell> {
     let module =
         "const loaded = await script(at('main.js'), { type: 'module' }); return globalThis.declared_says ?? loaded";
     let sheet = ".declared { width: 40px; }";
-    let styled = "const loaded = await style(at('main.css'), ATTRIBUTES); const sheet = document.styleSheets[document.styleSheets.length - 1]; \
+    let styled = "const loaded = await style(at('main.css'), ATTRIBUTES); const sheet = [...document.styleSheets].find((sheet) => sheet.href === at('main.css')); \
         const width = node('div', { className: 'declared' }).offsetWidth; \
         try { return [loaded, width, sheet.cssRules.length].join() } catch (error) { return [loaded, width, error.name].join() }";
     let style = |attributes: &str| styled.replace("ATTRIBUTES", attributes);
