@@ -9,6 +9,7 @@ mod demand;
 pub mod describe;
 mod fetch;
 pub mod files;
+mod hints;
 pub mod learn;
 pub mod origin;
 pub mod references;
@@ -23,8 +24,6 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use p2pcdn_core::object::{Class, Embedding, MAX_OBJECT_BYTES, ObjectRecord, Sha256, Sharing};
-use p2pcdn_core::sync::Report;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch as signal};
 use tokio_util::io::ReaderStream;
 
@@ -35,6 +34,8 @@ use crate::settings::{Share, Site};
 use crate::store::StoreError;
 use area::Area;
 use files::{ContentDirectory, FileStamp};
+use hints::Hint;
+pub use hints::{Hints, Purge, Purged};
 
 /// The site's own objects.
 pub struct Catalogue {
@@ -77,7 +78,7 @@ pub struct OwnObject {
     pub class: Class,
     /// The file as it was when it was hashed; none for what was learned.
     pub stamp: Option<FileStamp>,
-    /// When it was put here, on the monotonic clock.
+    /// When this version was first put here, on the monotonic clock.
     pub since_ms: u64,
 }
 
@@ -98,43 +99,6 @@ struct Description {
     stamp: Option<FileStamp>,
     /// [`Catalogue::purges`] when this began to be found out.
     purges: u64,
-}
-
-/// What others have noticed about objects.
-#[derive(Debug)]
-enum Hint {
-    /// Visitors asked for the path so often.
-    Wanted(String, u32),
-    /// The origin was seen to answer with another version, and the table has been told.
-    Contradicted(String),
-    /// The origin was seen to answer otherwise, which proves nothing.
-    Questioned(String),
-    /// The operator wants these found out anew; the table has been told.
-    Purged(Vec<String>),
-}
-
-/// The queue of hints, for whoever finds things out.
-pub struct Hints(mpsc::Receiver<Hint>);
-
-/// Which objects a purge concerns.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Purge {
-    /// These.
-    Paths(Vec<String>),
-    /// Those whose path begins like this.
-    Prefix(String),
-    /// All.
-    All,
-}
-
-/// What a purge came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purged {
-    /// Objects that were taken out of the table.
-    pub objects: usize,
-    /// Paths that name no object.
-    pub unknown: Vec<String>,
 }
 
 /// Why a file could not be catalogued.
@@ -172,8 +136,6 @@ struct Sequences {
 const SEQUENCES_PER_BLOCK: u64 = 1 << 20;
 /// Life of an object record: 14 days; renewed when a quarter is left.
 const RECORD_LIFE_S: u64 = 14 * 24 * 3600;
-/// Hints that wait; further ones are dropped, and what matters is noticed again.
-const MAX_HINTS: usize = 4096;
 /// Bytes read from a file at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -187,7 +149,7 @@ impl Catalogue {
         counter: Counter,
         board: Arc<Board>,
     ) -> (Arc<Self>, Hints) {
-        let (hints, waiting) = mpsc::channel(MAX_HINTS);
+        let (hints, waiting) = hints::queue();
         let catalogue = Self {
             source,
             site,
@@ -199,7 +161,7 @@ impl Catalogue {
             changed: signal::Sender::new(0),
             hints,
         };
-        (Arc::new(catalogue), Hints(waiting))
+        (Arc::new(catalogue), waiting)
     }
 
     /// The present version of an object.
@@ -258,61 +220,6 @@ impl Catalogue {
         }
     }
 
-    /// Takes in what a VM has noticed; `is_ours` says whether its keys are those of the present table.
-    pub fn observe(&self, report: &Report, is_ours: bool) {
-        for wanted in &report.wanted {
-            self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
-        }
-        if !is_ours {
-            return;
-        }
-        let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
-        for (key, requests) in &report.hot {
-            // Without holders the filter does not know the object, and says so by `wanted`.
-            if let Some((path, false)) = path_of(key) {
-                self.hint(Hint::Wanted(path, *requests));
-            }
-        }
-        for (path, _) in report.contradicted.iter().filter_map(path_of) {
-            // Only with a place in the queue: what left the table has to be looked at, or it would never come back.
-            if let Ok(place) = self.hints.try_reserve() {
-                self.board.remove_object(&path);
-                place.send(Hint::Contradicted(path));
-            }
-        }
-        for (path, _) in report.questioned.iter().filter_map(path_of) {
-            self.hint(Hint::Questioned(path));
-        }
-    }
-
-    fn hint(&self, hint: Hint) {
-        // A full queue says that finding out is behind already.
-        let _ = self.hints.try_send(hint);
-    }
-
-    /// Takes objects out of the table at once and has them found out anew.
-    pub async fn purge(&self, purge: &Purge) -> Purged {
-        let (paths, unknown) = {
-            let mut objects = self.write();
-            // What is being found out just now is what the operator no longer believes.
-            objects.purges += 1;
-            let known = |path: &&String| objects.by_path.contains_key(*path);
-            match purge {
-                Purge::Paths(paths) => paths.iter().cloned().partition(|path| known(&path)),
-                Purge::Prefix(prefix) => {
-                    let below = objects.by_path.keys().filter(|path| path.starts_with(&**prefix));
-                    (below.cloned().collect(), Vec::new())
-                }
-                Purge::All => (objects.by_path.keys().cloned().collect::<Vec<_>>(), Vec::new()),
-            }
-        };
-        paths.iter().for_each(|path| drop(self.retract(path)));
-        let purged = Purged { objects: paths.len(), unknown };
-        // The other end is gone only when the agent stops.
-        let _ = self.hints.send(Hint::Purged(paths)).await;
-        purged
-    }
-
     fn purges(&self) -> u64 {
         self.read().purges
     }
@@ -352,7 +259,9 @@ impl Catalogue {
             return Err(CatalogueError::Purged);
         }
         self.board.put_object(&record, class, etag.as_deref(), fresh_until_s);
-        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms: monotonic_ms() });
+        let former = objects.by_path.get(path).filter(|former| former.record.sha256 == sha256);
+        let since_ms = former.map_or_else(monotonic_ms, |former| former.since_ms);
+        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms });
         if let Some(old) = objects.by_path.insert(path.to_owned(), object) {
             objects.forget_digest(&old.record);
         }

@@ -20,8 +20,9 @@ use walkdir::WalkDir;
 
 use super::describe::{Described, describe};
 use super::files::{ContentDirectory, FileStamp};
+use super::hints::Hint;
 use super::references::{self, MAX_CODE_BYTES, Reference};
-use super::{Catalogue, CatalogueError, Description, Hint, Hints, RECORD_LIFE_S, etag_of};
+use super::{Catalogue, CatalogueError, Description, Hints, RECORD_LIFE_S, etag_of};
 use crate::clock::{monotonic_ms, now_s};
 
 /// A file is described once nothing has touched it for so long.
@@ -29,7 +30,7 @@ const REST: Duration = Duration::from_millis(200);
 /// The whole directory is compared with the catalogue so often, since watching can miss changes (network file systems do).
 const RESCAN: Duration = Duration::from_secs(20);
 /// A contradiction of an object that was described so long ago, and whose file is the same, comes from a server with other tags.
-const SETTLED_MS: u64 = 10_000;
+const SETTLED_MS: u64 = 5_000;
 /// Files that are hashed at the same time.
 const MAX_HASHING: usize = 4;
 /// Changes that wait to be looked at; if there are more, the whole directory is.
@@ -240,7 +241,6 @@ impl Watcher {
 
     fn take_hint(&self, hint: Hint, pending: &mut Pending) {
         match hint {
-            // What is in the directory is catalogued, wanted or not.
             Hint::Wanted(..) => {}
             Hint::Contradicted(path) => {
                 let known = self.catalogue.find(&path);

@@ -9,7 +9,7 @@ use p2pcdn_tests::{Lab, Site, poll};
 use tokio::time::Instant;
 
 use crate::origin_server::{Failing, OriginServer, Page};
-use crate::support::{IN_A_ROW, PATIENCE, busy, get, headers, introduce, lab, location, redirect};
+use crate::support::{IN_A_ROW, PATIENCE, befriend, busy, get, headers, introduce, lab, location, redirect};
 
 const PATH: &str = "/object.png";
 const OTHER: &str = "/other.png";
@@ -107,6 +107,35 @@ async fn an_origin_that_is_seen_to_serve_another_version_is_believed_at_once() {
         let is_new = if answer.status() == 307 { location(&answer).contains(&new) } else { *answer.body() == body(2) };
         row = if is_new { row + 1 } else { 0 };
         if row >= IN_A_ROW { Ok(()) } else { Err(row) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_another_server_serves_with_tags_of_its_own_is_shared_all_the_same() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    sites[0].edit(r#""exclude": []"#, r#""exclude": [], "stay_local_s": 1, "pure_balancer_at": 2, "tick_ms": 50"#);
+    let server = OriginServer::start().await;
+    server.put(PATH, page(1, "max-age=3600"));
+    sites[0].edit("port_value: 7083", format!("port_value: {}", server.port));
+    sites[0].content.put(PATH, &body(1)).unwrap();
+    befriend(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    redirect(&lab.client, alpha, PATH).await;
+
+    // The first contradictions could be about a file that has just changed; from then on the tags are known to be another server's,
+    // and the table, which every contradiction changes, comes to rest.
+    let mut since = (0, Instant::now());
+    poll(PATIENCE, "a table at rest", async || {
+        let (at, status) = ask(&lab, alpha, PATH).await;
+        let version = alpha.status().await.unwrap()["table"]["version"].as_u64().unwrap();
+        if version != since.0 {
+            since = (version, at);
+        }
+        let is_at_rest = at - since.1 > 2 * LIFETIME && status == 307;
+        if is_at_rest { Ok(()) } else { Err(format!("{status}, change {version}")) }
     })
     .await
     .unwrap();

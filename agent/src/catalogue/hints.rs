@@ -1,0 +1,111 @@
+//! What filter and operator tell the catalogue: what is asked for, and what may not be as it says.
+
+use p2pcdn_core::sync::Report;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{Catalogue, Source};
+
+/// What others have noticed about objects.
+#[derive(Debug)]
+pub(super) enum Hint {
+    /// Visitors asked for the path so often.
+    Wanted(String, u32),
+    /// The origin was seen to answer with another version, and the table has been told.
+    Contradicted(String),
+    /// The origin was seen to answer otherwise, which proves nothing.
+    Questioned(String),
+    /// The operator wants these found out anew; the table has been told.
+    Purged(Vec<String>),
+}
+
+/// The queue of hints, for whoever finds things out.
+pub struct Hints(pub(super) mpsc::Receiver<Hint>);
+
+/// Which objects a purge concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purge {
+    /// These.
+    Paths(Vec<String>),
+    /// Those whose path begins like this.
+    Prefix(String),
+    /// All.
+    All,
+}
+
+/// What a purge came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purged {
+    /// Objects that were taken out of the table.
+    pub objects: usize,
+    /// Paths that name no object.
+    pub unknown: Vec<String>,
+}
+
+/// Hints that wait; further ones are dropped, and what matters is noticed again.
+const MAX_HINTS: usize = 4096;
+/// The queue, and its other end.
+pub(super) fn queue() -> (mpsc::Sender<Hint>, Hints) {
+    let (hints, waiting) = mpsc::channel(MAX_HINTS);
+    (hints, Hints(waiting))
+}
+
+impl Catalogue {
+    /// Takes in what a VM has noticed; `is_ours` says whether its keys are those of the present table.
+    pub fn observe(&self, report: &Report, is_ours: bool) {
+        // What is in a directory is catalogued, wanted or not.
+        let learns = matches!(self.source, Source::Site(_));
+        for wanted in report.wanted.iter().filter(|_| learns) {
+            self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
+        }
+        if !is_ours {
+            return;
+        }
+        let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
+        for (key, requests) in report.hot.iter().filter(|_| learns) {
+            // Without holders the filter does not know the object, and says so by `wanted`.
+            if let Some((path, false)) = path_of(key) {
+                self.hint(Hint::Wanted(path, *requests));
+            }
+        }
+        for (path, _) in report.contradicted.iter().filter_map(path_of) {
+            // Only with a place in the queue: what left the table has to be looked at, or it would never come back.
+            if let Ok(place) = self.hints.try_reserve() {
+                self.board.remove_object(&path);
+                place.send(Hint::Contradicted(path));
+            }
+        }
+        for (path, _) in report.questioned.iter().filter_map(path_of) {
+            self.hint(Hint::Questioned(path));
+        }
+    }
+
+    fn hint(&self, hint: Hint) {
+        // A full queue says that finding out is behind already.
+        let _ = self.hints.try_send(hint);
+    }
+
+    /// Takes objects out of the table at once and has them found out anew.
+    pub async fn purge(&self, purge: &Purge) -> Purged {
+        let (paths, unknown) = {
+            let mut objects = self.write();
+            // What is being found out just now is what the operator no longer believes.
+            objects.purges += 1;
+            let known = |path: &&String| objects.by_path.contains_key(*path);
+            match purge {
+                Purge::Paths(paths) => paths.iter().cloned().partition(|path| known(&path)),
+                Purge::Prefix(prefix) => {
+                    let below = objects.by_path.keys().filter(|path| path.starts_with(&**prefix));
+                    (below.cloned().collect(), Vec::new())
+                }
+                Purge::All => (objects.by_path.keys().cloned().collect::<Vec<_>>(), Vec::new()),
+            }
+        };
+        paths.iter().for_each(|path| drop(self.retract(path)));
+        let purged = Purged { objects: paths.len(), unknown };
+        // The other end is gone only when the agent stops.
+        let _ = self.hints.send(Hint::Purged(paths)).await;
+        purged
+    }
+}
