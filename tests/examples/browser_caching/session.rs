@@ -85,7 +85,7 @@ async fn outlive(browser: &Browser, sites: &mut [Site], away: &[String]) -> Resu
     let (origin, hosts) = sites.split_first_mut().expect("an origin and its hosts");
     let victim = hosts.iter_mut().max_by_key(|host| led_to(host)).expect("hosts");
     let share = led_to(victim) as f64 / away.len().max(1) as f64;
-    // Not waited for: the agents notice a death within about a second, the visitor comes at once.
+    // Not waited for: the origin hears of closed connections within a fraction of a second, and the visitor comes before that.
     let died = Instant::now();
     victim.envoy.signal(Signal::KILL)?;
     victim.agent.signal(Signal::KILL)?;
