@@ -1,5 +1,7 @@
-//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run.
+//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; and what redirects
+//! cost a browser.
 
+mod caching;
 mod load;
 mod machine;
 mod proxy;
@@ -28,6 +30,12 @@ pub(crate) enum Bench {
     ///
     /// Real Envoys, with the agent's own table behind them. Takes about two minutes after the build.
     Table(table::TableArgs),
+
+    /// What redirects cost a page whose images a browser would have kept, and what a dead holder breaks, under each policy for redirects.
+    ///
+    /// A headless Chromium visits five pages of the same twenty images, then the holder dies that served most. Takes about ten minutes
+    /// after the build.
+    Caching(caching::CachingArgs),
 }
 
 /// Why a benchmark has no result.
@@ -67,8 +75,16 @@ impl BenchError {
 pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
     let tools = setup::everything(layout)?;
     dist::build_shipped(layout, tools.wasm)?;
-    let programs = Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher: publisher::build(layout)? };
-    Ok(measure(programs, bench)?)
+    let programs = |publisher| Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher };
+    match bench {
+        Bench::Redirect(args) => {
+            Ok(measure(programs(publisher::build(layout)?), async |bed| redirect::run(bed, args).await)?)
+        }
+        Bench::Table(args) => {
+            Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
+        }
+        Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
+    }
 }
 
 struct Programs {
@@ -76,18 +92,14 @@ struct Programs {
     publisher: std::path::PathBuf,
 }
 
-fn measure(programs: Programs, bench: &Bench) -> Result<(), BenchError> {
+fn measure(programs: Programs, run: impl AsyncFnOnce(&Bed) -> Result<(), BenchError>) -> Result<(), BenchError> {
     // Before anything is started, since whatever is started inherits it.
     let cores = machine::Cores::claim()?;
     let lab = Lab::with(programs.dist?)?;
     // One thread, which all programs die with, and which leaves the core to them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(BenchError::io("start the runtime"))?;
-    let site = Bed { lab, publisher: programs.publisher, cores };
-    match bench {
-        Bench::Redirect(args) => runtime.block_on(redirect::run(&site, args)),
-        Bench::Table(args) => runtime.block_on(table::run(&site, args)),
-    }
+    runtime.block_on(run(&Bed { lab, publisher: programs.publisher, cores }))
 }
 
 /// What every measurement needs.

@@ -49,7 +49,7 @@ pub(crate) struct Driver {
 
 /// One browser with a profile of its own.
 pub(crate) struct Browser {
-    client: Client,
+    pub(crate) client: Client,
     downloads: PathBuf,
 }
 
@@ -79,6 +79,11 @@ impl Driver {
 
     /// Starts a browser with a new profile of this name.
     pub(crate) async fn browser(&self, name: &str) -> Browser {
+        self.browser_with(name, json!({})).await
+    }
+
+    /// Like [`Driver::browser`], with what chromedriver is to log: `goog:loggingPrefs`.
+    pub(crate) async fn browser_with(&self, name: &str, logging: Value) -> Browser {
         let profile = self.directory.path().join(name);
         let downloads = self.directory.path().join(format!("{name}-downloads"));
         std::fs::create_dir_all(&downloads).unwrap();
@@ -91,6 +96,7 @@ impl Driver {
         });
         let mut capabilities = Capabilities::new();
         capabilities.insert("goog:chromeOptions".into(), options);
+        capabilities.insert("goog:loggingPrefs".into(), logging);
         capabilities.insert("timeouts".into(), json!({ "script": SCRIPT.as_millis() as u64 }));
         let client = Client::with_capabilities_and_connector(&self.url, &capabilities, HttpConnector::new()).await;
         let client = client.unwrap_or_else(|error| panic!("{error}\n{}", self.program.tail()));

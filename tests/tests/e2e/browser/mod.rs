@@ -4,6 +4,7 @@
 mod cells;
 mod chromium;
 mod fate;
+mod kept_redirects;
 mod page;
 mod video;
 mod visit;

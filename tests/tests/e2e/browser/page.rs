@@ -12,9 +12,9 @@ use serde_json::{Map, json};
 
 use super::fate::Fate;
 
-const PNG: &[u8] = include_bytes!("../../../fixtures/noise.png");
+pub(super) const PNG: &[u8] = include_bytes!("../../../fixtures/noise.png");
 const FONT: &[u8] = include_bytes!("../../../fixtures/wide.ttf");
-const RUNNER: &str = include_str!("runner.js");
+pub(super) const RUNNER: &str = include_str!("runner.js");
 /// More than `min_bytes`, so that no file stays local for its size alone.
 pub(super) const PADDING: usize = 9 << 10;
 
