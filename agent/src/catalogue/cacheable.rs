@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, AGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_TYPE, DATE, ETAG, EXPIRES, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA, SET_COOKIE,
-    TRANSFER_ENCODING, VARY,
+    CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA,
+    SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
@@ -93,6 +93,9 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
     if status != StatusCode::OK {
         return Err(WhyNot::Status(status.as_u16()));
     }
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(WhyNot::Malformed(CONTENT_RANGE));
+    }
     if headers.contains_key(SET_COOKIE) {
         return Err(WhyNot::Cookie);
     }
@@ -109,6 +112,13 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
     let says = |name: &str| directives.iter().any(|d| d.split('=').next().map(str::trim) == Some(name));
     if let Some(word) = ["private", "no-store", "no-cache"].into_iter().find(|word| says(word)) {
         return Err(WhyNot::Forbidden(word));
+    }
+    // RFC 9111, section 4.2.1: lifetimes that contradict each other are none.
+    for name in ["max-age=", "s-maxage="] {
+        let mut lifetimes = directives.iter().filter(|directive| directive.starts_with(name));
+        if lifetimes.next().is_some_and(|first| lifetimes.any(|other| other != first)) {
+            return Err(WhyNot::NotFresh);
+        }
     }
     let (lifetime, left) = freshness(headers, &directives, sent, now)?;
     let fresh_until_s = now.checked_add(left).map_or(u32::MAX - 1, epoch_s);
@@ -138,13 +148,11 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
     })
 }
 
-/// Bytes that the answer announces, if it does; an error if its end could not be told from a break.
-pub fn announced(headers: &HeaderMap) -> Result<Option<u64>, WhyNot> {
-    match one(headers, &CONTENT_LENGTH) {
-        Some(length) => length.parse().map(Some).map_err(|_| WhyNot::Malformed(CONTENT_LENGTH)),
-        None if headers.contains_key(TRANSFER_ENCODING) => Ok(None),
-        None => Err(WhyNot::Length),
-    }
+/// Bytes that the answer announces. Without them a break could pass for the end: proxies turn a body that its server cut short into
+/// whole chunks.
+pub fn announced(headers: &HeaderMap) -> Result<u64, WhyNot> {
+    let length = one(headers, &CONTENT_LENGTH).ok_or(WhyNot::Length)?;
+    length.parse().map_err(|_| WhyNot::Malformed(CONTENT_LENGTH))
 }
 
 /// Conditions under which 304 says that not a byte has changed; empty if no such thing is known.
@@ -198,7 +206,8 @@ fn freshness(
     now: SystemTime,
 ) -> Result<(Duration, Duration), WhyNot> {
     // What overflows counts as 2^31 seconds (RFC 9111, section 1.2.2); the crate does not expect more.
-    if one(headers, &AGE).is_some_and(|age| age.parse::<u64>().is_ok_and(|age| age >= 1 << 31)) {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if one(headers, &AGE).is_some_and(|age| is_number(age) && age.parse::<u64>().map_or(true, |age| age >= 1 << 31)) {
         return Err(WhyNot::NotFresh);
     }
     let mut response = Response::new(());

@@ -1,6 +1,6 @@
 //! One question to the site, asked as any stranger would: over its public name, without cookies, without credentials.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, LOCATION};
@@ -98,11 +98,11 @@ impl Learner {
                 return Err(WhyNot::Class(shareable.class));
             }
             let length = announced(&stream.headers)?;
-            self.check_size(length.unwrap_or(self.catalogue.share.min_object_bytes))?;
-            Ok((shareable, length))
+            self.check_size(length)?;
+            Ok(shareable)
         });
         match expected {
-            Ok((shareable, length)) => self.take_in(path, stream, shareable, length).await,
+            Ok(shareable) => self.take_in(path, stream, shareable).await,
             Err(why) => Ok(Answer::Not(why)),
         }
     }
@@ -111,18 +111,9 @@ impl Learner {
         if self.catalogue.is_shared_size(bytes) { Ok(()) } else { Err(WhyNot::Size(bytes)) }
     }
 
-    async fn take_in(
-        &self,
-        path: &str,
-        mut stream: WebStream,
-        shareable: Shareable,
-        length: Option<u64>,
-    ) -> Result<Answer, FetchError> {
+    async fn take_in(&self, path: &str, mut stream: WebStream, shareable: Shareable) -> Result<Answer, FetchError> {
         let mut draft = self.area.draft().await?;
-        let most = length.unwrap_or(self.catalogue.share.max_object_bytes);
-        let patience = PATIENCE + Duration::from_secs(most / SLOWEST_BYTES_PER_S);
-        let received = timeout(patience, self.receive(path, &mut stream, &mut draft, &shareable));
-        let code = match received.await.unwrap_or(Err(FetchError::Stalled)) {
+        let code = match self.receive(path, &mut stream, &mut draft, &shareable).await {
             Ok(Ok(code)) => code,
             Ok(Err(why)) => {
                 draft.discard().await;
@@ -153,7 +144,15 @@ impl Learner {
     ) -> Result<Result<Vec<u8>, WhyNot>, FetchError> {
         let mut code = Vec::new();
         let mut received = 0;
-        while let Some(frame) = timeout(STALLED, stream.body.frame()).await.map_err(|_| FetchError::Stalled)? {
+        let mut waited = Duration::ZERO;
+        loop {
+            // What has come so far buys the time for more, so that a drip does not occupy one of the few places for long.
+            let patience = PATIENCE + Duration::from_secs(received / SLOWEST_BYTES_PER_S);
+            let left = patience.saturating_sub(waited).min(STALLED);
+            let asked = Instant::now();
+            let frame = timeout(left, stream.body.frame()).await.map_err(|_| FetchError::Stalled)?;
+            waited += asked.elapsed();
+            let Some(frame) = frame else { break };
             let Ok(bytes) = frame?.into_data() else { continue };
             received += bytes.len() as u64;
             if received > self.catalogue.share.max_object_bytes {

@@ -67,6 +67,10 @@ fn check_tokens(parser: &mut Parser<'_>, strings: Strings, depth: u32) -> Result
                 None
             }
             Token::BadUrl(_) | Token::BadString(_) => return Err(Reference::Syntax),
+            // What a variable stands for is not known here.
+            Token::Function(name) if strings == Strings::Urls && !is_harmless_among_urls(name) => {
+                return Err(Reference::Relative(name.chars().take(100).collect()));
+            }
             Token::Function(name) => Some(meaning_in(name)),
             Token::ParenthesisBlock | Token::SquareBracketBlock | Token::CurlyBracketBlock => Some(Strings::Text),
             _ => None,
@@ -90,6 +94,14 @@ fn check_tokens(parser: &mut Parser<'_>, strings: Strings, depth: u32) -> Result
 fn meaning_in(function: &str) -> Strings {
     let urls = ["url", "src", "image", "image-set", "-webkit-image-set"];
     if urls.iter().any(|name| function.eq_ignore_ascii_case(name)) { Strings::Urls } else { Strings::Text }
+}
+
+/// Functions beside URLs in `image-set` that name none, or whose own are checked.
+fn is_harmless_among_urls(function: &str) -> bool {
+    let is = |name: &str| function.eq_ignore_ascii_case(name);
+    let is_gradient =
+        function.get(function.len().saturating_sub(9)..).is_some_and(|end| end.eq_ignore_ascii_case("-gradient"));
+    is("type") || is_gradient || meaning_in(function) == Strings::Urls
 }
 
 fn check_url(url: &str) -> Result<(), Reference> {
@@ -219,6 +231,7 @@ mod tests {
             ("@IMPORT /* . */ \"x.css\" screen;", "x.css"),
             ("@import url(x.css);", "x.css"),
             ("@media print { @media print { a { background: url(x.png) } } }", "x.png"),
+            (":root { --u: \"x.png\" } a { background: image-set(var(--u) 1x) }", "var"),
             ("a { background: -webkit-image-set(\"x.png\" 1x) }", "x.png"),
             ("a { --later: url(x.png) }", "x.png"),
             ("a { background: u\\72l(x.png) }", "x.png"),

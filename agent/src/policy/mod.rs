@@ -52,7 +52,9 @@ impl Policies {
         for text in html::policies(html) {
             // By the standard a comma ends no policy here, but browsers differ: what either reading forbids is forbidden.
             policies.add(&text);
-            policies.add_list(&text);
+            if text.contains(',') {
+                policies.add_list(&text);
+            }
         }
         policies
     }
@@ -74,6 +76,9 @@ impl Policies {
     }
 
     fn add(&mut self, text: &str) {
+        if self.0.contains(FORBID_ALL) {
+            return;
+        }
         let known = if text.len() > MAX_POLICY_BYTES { FORBID_ALL.into() } else { relevant(text) };
         if known.is_empty() {
             return;
@@ -179,7 +184,16 @@ const GOVERNED: [(Destination, Purpose); 6] = [
 
 /// The part of a policy that decides about redirects, so that pages whose policies differ in nonces alone share one.
 fn relevant(text: &str) -> String {
-    let policy = Policy::parse(text, PolicySource::Header, PolicyDisposition::Enforce);
+    // The crate compares each directive with all before it, and a hostile page may have thousands.
+    let mut first: Vec<(String, &str)> = Vec::new();
+    for directive in text.split(';').filter(|directive| directive.is_ascii()) {
+        let name = directive.split_ascii_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        if DIRECTIVES.contains(&&*name) && !first.iter().any(|(known, _)| *known == name) {
+            first.push((name, directive));
+        }
+    }
+    let text = first.into_iter().map(|(_, directive)| directive).collect::<Vec<_>>().join(";");
+    let policy = Policy::parse(&text, PolicySource::Header, PolicyDisposition::Enforce);
     let directives = policy.directive_set.into_iter().filter(|directive| DIRECTIVES.contains(&directive.name.as_str()));
     let written = directives.map(|directive| {
         let sources = directive.value.into_iter().filter(|source| is_source(source));

@@ -206,8 +206,8 @@ fn a_304_renews_the_head_but_not_what_describes_the_body() {
 
 #[test]
 fn the_end_of_a_body_has_to_be_known() {
-    assert_eq!(announced(&head(&["content-length: 5"])), Ok(Some(5)));
-    assert_eq!(announced(&head(&["transfer-encoding: chunked"])), Ok(None));
+    assert_eq!(announced(&head(&["content-length: 5"])), Ok(5));
+    assert_eq!(announced(&head(&["transfer-encoding: chunked"])), Err(WhyNot::Length));
     assert_eq!(announced(&head(&["date: x"])), Err(WhyNot::Length));
 }
 
