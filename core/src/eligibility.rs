@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::destination::Destination;
-use crate::lookup::{canonical_target, split_query};
+use crate::lookup::{PathError, canonical_target, split_query};
 use crate::object::Class;
 use crate::request_head::RequestHead;
 
@@ -201,7 +201,10 @@ pub fn judge_condition(etag: Option<&[u8]>, validator: u32, hash: impl Fn(&[u8])
 
 fn judge_target<'a>(target: &'a [u8], rules: &Rules) -> Result<&'a str, Refusal> {
     let (_, query) = split_query(target);
-    let text = canonical_target(target).map_err(|_| if query.is_some() { Refusal::Query } else { Refusal::Path })?;
+    let text = canonical_target(target).map_err(|error| match error {
+        PathError::Query => Refusal::Query,
+        _ => Refusal::Path,
+    })?;
     let is_listed = |parameter: &[u8]| {
         let name = parameter.split(|b| *b == b'=').next().unwrap_or_default();
         rules.queries.iter().any(|listed| listed.as_bytes() == name)

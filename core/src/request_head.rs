@@ -26,6 +26,7 @@ pub struct RequestHead<'a> {
     pub(crate) has_unlisted: bool,
     pub(crate) is_reload: bool,
     pub(crate) refusal: Option<Refusal>,
+    has_authorization: bool,
     forwarded_for: Option<&'a [u8]>,
 }
 
@@ -39,7 +40,10 @@ impl<'a> RequestHead<'a> {
             b"host" if self.authority.is_empty() => self.authority = value,
             b"content-length" if value != b"0" => self.refuse(Refusal::Body),
             b"transfer-encoding" => self.refuse(Refusal::Body),
-            b"authorization" | b"proxy-authorization" => self.refuse(Refusal::Authorization),
+            b"authorization" | b"proxy-authorization" => {
+                self.has_authorization = true;
+                self.refuse(Refusal::Authorization);
+            }
             b"upgrade" => self.refuse(Refusal::Upgrade),
             b"expect" => self.refuse(Refusal::Expect),
             b"if-none-match" if self.etag.is_none() => self.etag = Some(value),
@@ -86,7 +90,7 @@ impl<'a> RequestHead<'a> {
 
     /// Whether it carries what the origin may answer for one visitor only.
     pub fn has_credentials(&self) -> bool {
-        self.has_cookie || self.refusal == Some(Refusal::Authorization)
+        self.has_cookie || self.has_authorization
     }
 
     /// A body follows, whatever the headers say.

@@ -51,10 +51,15 @@ impl<H: Host> Vm<H> {
             Some(origin) => {
                 host.set_response_header("access-control-allow-origin", origin);
                 host.set_response_header("access-control-allow-credentials", b"true");
-                host.set_response_header("vary", b"origin, cookie, authorization");
             }
             None => host.set_response_header("access-control-allow-origin", b"*"),
         }
+        let mut vary = host.response_header("vary").unwrap_or_default();
+        if !vary.is_empty() {
+            vary.extend_from_slice(b", ");
+        }
+        vary.extend_from_slice(b"origin, cookie, authorization");
+        host.set_response_header("vary", &vary);
         host.set_response_header("cross-origin-resource-policy", b"cross-origin");
     }
 

@@ -102,10 +102,10 @@ impl Tally {
         unanswered.pages.iter().for_each(|page| self.page(page));
     }
 
-    /// Forgets what is told by keys and numbers of a table that is gone; sums stay.
+    /// Forgets what is told by keys and numbers of a table that is gone; sums and pages stay.
     pub fn forget_table(&mut self) {
-        let Self { counts, refused, .. } = std::mem::take(self);
-        *self = Self { counts, refused, ..Self::default() };
+        let Self { counts, refused, pages, .. } = std::mem::take(self);
+        *self = Self { counts, refused, pages, ..Self::default() };
     }
 
     /// Redirects by holder.

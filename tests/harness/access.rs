@@ -1,7 +1,7 @@
 //! What a site's proxy saw of each request: its access log.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use serde::Deserialize;
 
@@ -64,7 +64,10 @@ pub(crate) fn setting(file: &Path) -> String {
 
 /// Reads what has been written so far; nothing if there is no log yet.
 pub(crate) fn read(file: &Path) -> Result<Vec<Access>, Error> {
-    let text = fs::read_to_string(file).unwrap_or_default();
+    let text = match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.map_err(Error::io("read", file))?,
+    };
     // The last line may not be whole yet.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()

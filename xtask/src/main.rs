@@ -99,6 +99,8 @@ enum TaskError {
     Bench(#[from] bench::BenchError),
     #[error(transparent)]
     Callbacks(#[from] dist::CallbackError),
+    #[error("no fuzz target {unknown}; there are {known}")]
+    NoFuzzTarget { unknown: String, known: String },
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -109,7 +111,9 @@ impl TaskError {
         match self {
             Self::Command(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
-            Self::Setup(_) | Self::Bench(_) | Self::Callbacks(_) | Self::Write { .. } => ExitCode::FAILURE,
+            Self::NoFuzzTarget { .. } | Self::Setup(_) | Self::Bench(_) | Self::Callbacks(_) | Self::Write { .. } => {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -27,6 +27,9 @@ pub(crate) fn run(layout: &Layout, args: &SoakArgs) -> Result<(), TaskError> {
         process::show(install.args(["--locked", "--version", CARGO_FUZZ, "--root"]).arg(&tools).arg("cargo-fuzz"))?;
     }
     let all = targets(&layout.root().join("fuzz/fuzz_targets"))?;
+    if let Some(unknown) = args.targets.iter().find(|target| !all.contains(target)) {
+        return Err(TaskError::NoFuzzTarget { unknown: unknown.clone(), known: all.join(", ") });
+    }
     for target in all.iter().filter(|target| args.targets.is_empty() || args.targets.contains(target)) {
         println!("\n== {target}: {} s", args.seconds);
         let corpus = layout.target().join("fuzz/corpus").join(target);

@@ -108,7 +108,9 @@ impl Learner {
     }
 
     fn check_size(&self, bytes: u64) -> Result<(), WhyNot> {
-        if self.catalogue.is_shared_size(bytes) { Ok(()) } else { Err(WhyNot::Size(bytes)) }
+        // What the area could never keep would only drive out the rest.
+        let fits = bytes <= self.catalogue.share.cache_bytes && self.catalogue.is_shared_size(bytes);
+        if fits { Ok(()) } else { Err(WhyNot::Size(bytes)) }
     }
 
     async fn take_in(&self, path: &str, mut stream: WebStream, shareable: Shareable) -> Result<Answer, FetchError> {

@@ -1,6 +1,6 @@
 //! What filter and operator tell the catalogue: what is asked for, and what may not be as it says.
 
-use p2pcdn_core::sync::Report;
+use p2pcdn_core::sync::{MAX_HOT, MAX_RETURNED, MAX_WANTED, Report};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -45,6 +45,8 @@ pub struct Purged {
 
 /// Hints that wait; further ones are dropped, and what matters is noticed again.
 const MAX_HINTS: usize = 4096;
+/// Places of these that only contradictions take.
+const RESERVED_HINTS: usize = 1024;
 /// The queue, and its other end.
 pub(super) fn queue() -> (mpsc::Sender<Hint>, Hints) {
     let (hints, waiting) = mpsc::channel(MAX_HINTS);
@@ -56,34 +58,36 @@ impl Catalogue {
     pub fn observe(&self, report: &Report, is_ours: bool) {
         // What is in a directory is catalogued, wanted or not.
         let learns = matches!(self.source, Source::Site(_));
-        for wanted in report.wanted.iter().filter(|_| learns) {
+        for wanted in report.wanted.iter().take(MAX_WANTED).filter(|_| learns) {
             self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
         }
         if !is_ours {
             return;
         }
         let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
-        for (key, requests) in report.hot.iter().filter(|_| learns) {
+        for (key, requests) in report.hot.iter().take(MAX_HOT).filter(|_| learns) {
             // Without holders the filter does not know the object, and says so by `wanted`.
             if let Some((path, false)) = path_of(key) {
                 self.hint(Hint::Wanted(path, *requests));
             }
         }
-        for (path, _) in report.contradicted.iter().filter_map(path_of) {
+        for (path, _) in report.contradicted.iter().take(MAX_RETURNED).filter_map(path_of) {
             // Only with a place in the queue: what left the table has to be looked at, or it would never come back.
             if let Ok(place) = self.hints.try_reserve() {
                 self.board.remove_object(&path);
                 place.send(Hint::Contradicted(path));
             }
         }
-        for (path, _) in report.questioned.iter().filter_map(path_of) {
+        for (path, _) in report.questioned.iter().take(MAX_RETURNED).filter_map(path_of) {
             self.hint(Hint::Questioned(path));
         }
     }
 
     fn hint(&self, hint: Hint) {
-        // A full queue says that finding out is behind already.
-        let _ = self.hints.try_send(hint);
+        // A queue that fills says that finding out is behind already; what is left of it is for contradictions.
+        if self.hints.capacity() > RESERVED_HINTS {
+            let _ = self.hints.try_send(hint);
+        }
     }
 
     /// Takes objects out of the table at once and has them found out anew.

@@ -226,8 +226,8 @@ impl Catalogue {
 
     /// Takes an object out, from the table first; returns what it was.
     fn retract(&self, path: &str) -> Option<Arc<OwnObject>> {
-        self.board.remove_object(path);
         let mut objects = self.write();
+        self.board.remove_object(path);
         let old = objects.by_path.remove(path)?;
         objects.forget_digest(&old.record);
         drop(objects);

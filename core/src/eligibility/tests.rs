@@ -187,6 +187,7 @@ fn what_only_the_origin_can_answer_stays() {
         (":method", "get", Err(Refusal::Method)),
         (":path", "/a%2Fb", Err(Refusal::Path)),
         (":path", "/a//b", Err(Refusal::Path)),
+        (":path", "/a%20b?v=1", Err(Refusal::Path)),
         (":path", "/.well-known/p2pcdn/v1/back/x.png", Err(Refusal::Path)),
         (":path", "/.well-known/p2pcdn/v1/r/a.test/x", Err(Refusal::Path)),
         (":path", "/private/x.png", Err(Refusal::Excluded)),

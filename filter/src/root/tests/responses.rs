@@ -32,7 +32,7 @@ fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only
     let mut site = Site::loaded("");
     site.respond(&[(":method", "GET"), (":path", "/.well-known/p2pcdn/v1/back/c.png")], 200, &[]);
     assert_eq!(site.host.response_headers(), []);
-    let public: Headers = &[("etag", "\"one\"")];
+    let public: Headers = &[("etag", "\"one\""), ("vary", "accept-encoding")];
     assert!(!site.respond(&BACK, 200, public));
     let value = |name: &str| {
         let headers = site.host.response_headers();
@@ -40,6 +40,7 @@ fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only
     };
     assert_eq!(value("access-control-allow-origin").unwrap(), "*");
     assert_eq!(value("cross-origin-resource-policy").unwrap(), "cross-origin");
+    assert_eq!(value("vary").unwrap(), "accept-encoding, origin, cookie, authorization");
     site.respond(&[&BACK[..], &[("origin", "null")]].concat(), 200, public);
     assert_eq!(value("access-control-allow-origin").unwrap(), "null");
     assert_eq!(value("access-control-allow-credentials").unwrap(), "true");
