@@ -16,14 +16,26 @@ pub const OBJECTS_PATH: &str = "/v1/objects/";
 
 /// Most records, acknowledgements or withdrawals in one message.
 pub const MAX_BATCH: usize = 64;
+/// Most sources of one offered object.
+pub const MAX_SOURCES: usize = 8;
 /// Longest message in bytes: one record of the largest object fits.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
 /// Objects that their origin would like to have carried. An empty offer renews the lease.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Offer {
-    /// Signed object records, at most [`MAX_BATCH`].
-    pub records: Vec<Signed>,
+    /// At most [`MAX_BATCH`].
+    pub records: Vec<Offered>,
+}
+
+/// One object, and from whom it can be had.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Offered {
+    /// The signed object record.
+    pub record: Signed,
+    /// Domains of hosts that hold it already, to be asked before the origin, the least busy first; at most [`MAX_SOURCES`].
+    #[serde(default)]
+    pub sources: Vec<String>,
 }
 
 /// A host's answer to an offer.
@@ -84,6 +96,25 @@ pub enum Decline {
     /// The host cannot write.
     #[error("the host's store fails")]
     Store,
+    /// Smaller than the host takes.
+    #[error("smaller than the host takes")]
+    TooSmall,
+    /// The host's operator does not carry this.
+    #[error("the host's operator does not carry this")]
+    Denied,
+    /// The origin has received far more from the host than it has given.
+    #[error("the host has carried far more for this origin than the other way round")]
+    Reciprocity,
+    /// The host has had bad experiences with this origin.
+    #[error("the host does not trust this origin enough")]
+    Reputation,
+    /// The host is leaving.
+    #[error("the host is leaving")]
+    Leaving,
+    /// A reason of a later release.
+    #[serde(other)]
+    #[error("a reason that this release does not know")]
+    Other,
 }
 
 /// The bandwidth that a host grants an origin.

@@ -91,8 +91,8 @@ impl PeerApi {
         let offer: Offer = self.message(request).await?;
         check_batch(offer.records.len())?;
         let mut verdicts = Vec::with_capacity(offer.records.len());
-        for signed in offer.records {
-            verdicts.push(self.puller.consider(peer, signed).await);
+        for offered in offer.records {
+            verdicts.push(self.puller.consider(peer, offered.record).await);
         }
         let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
         Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::holders::Holders;
 use super::messages::{
-    Acknowledgement, MAX_BATCH, MAX_MESSAGE_BYTES, OFFERS_PATH, Offer, OfferAnswer, Verdict, Withdrawal,
+    Acknowledgement, MAX_BATCH, MAX_MESSAGE_BYTES, MAX_SOURCES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict,
+    Withdrawal,
 };
 use super::withdraw::send_withdrawals;
 use crate::catalogue::{Catalogue, OwnObject};
@@ -166,7 +167,7 @@ impl Sharer {
         // A peer that was removed meanwhile has no talk any more.
         while self.talks().contains_key(domain) {
             let batch = if is_known { self.batch_for(domain) } else { Vec::new() };
-            let offer = Offer { records: batch.iter().map(|object| object.signed.clone()).collect() };
+            let offer = Offer { records: batch.iter().map(|object| self.offered(object)).collect() };
             let answer: OfferAnswer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES).await?;
             self.holders.granted(&peer.record, answer.lease, monotonic_ms());
             if answer.verdicts.len() != batch.len() {
@@ -182,6 +183,12 @@ impl Sharer {
             is_known = true;
         }
         Ok(())
+    }
+
+    fn offered(&self, object: &OwnObject) -> Offered {
+        let mut sources = self.board.holders_of(&object.record.path);
+        sources.truncate(MAX_SOURCES);
+        Offered { record: object.signed.clone(), sources }
     }
 
     /// Copies that were asked for and have been of no use for a while: a file that is only being rewritten is soon back.
