@@ -156,8 +156,10 @@ async fn aria2(machine: &Machine, sites: &[Site]) {
     let url = sites[0].url("/large.iso");
     let (proxy, ca) = (format!("--all-proxy={}", machine.tunnel.url()), format!("--ca-certificate={}", machine.ca));
     let split = format!("--min-split-size={PART}");
-    let said =
-        machine.run(&installed("aria2c", "aria2"), &[&proxy, &ca, &split, "--log-level=info", "--log=-", &url]).await;
+    // Without a limit one host may have sent everything before the other's connection is up.
+    let limit = "--max-download-limit=3M";
+    let arguments = [&*proxy, &*ca, &*split, limit, "--log-level=info", "--log=-", &*url];
+    let said = machine.run(&installed("aria2c", "aria2"), &arguments).await;
     assert!(machine.read("large.iso") == noise(11, LARGE));
     assert!(said.contains("Verification finished successfully"), "{said}");
     let seen = seen(sites, "aria2/", "/large.iso", LARGE as u64).await;
