@@ -55,6 +55,8 @@ pub(super) struct Schedule {
     running: HashSet<String>,
     paused: HashMap<String, Pause>,
     forgotten: Vec<String>,
+    /// Whether the last job was to look at something that is held.
+    has_looked: bool,
     time_scale: f64,
 }
 
@@ -130,17 +132,19 @@ impl Schedule {
         if self.running.len() >= most {
             return None;
         }
-        let path = match self.next_urgent(now_ms).or_else(|| self.next_look(now_ms, is_loaded)) {
-            Some(path) => path,
-            None => {
-                // Nothing has a copy of these: under load, sharing the hottest of them is the cure.
-                let least = if is_loaded { WORTH_UNDER_LOAD } else { WORTH };
-                let (held, running, paused) = (&self.held, &self.running, &self.paused);
-                let is_paused = |path: &str| paused.get(path).is_some_and(|pause| pause.until_ms > now_ms);
-                let is_new = |path: &str| !held.contains_key(path) && !running.contains(path) && !is_paused(path);
-                self.demand.hottest(least, now_ms, is_new).filter(|_| has_room)?.to_owned()
-            }
-        };
+        let mut path = self.next_urgent(now_ms);
+        // In turn, so that renewing what is fresh for seconds only cannot keep everything else from being learned.
+        for looks in [!self.has_looked, self.has_looked] {
+            path = path.or_else(|| {
+                if looks {
+                    self.next_look(now_ms, is_loaded)
+                } else {
+                    self.next_new(now_ms, is_loaded).filter(|_| has_room)
+                }
+            });
+        }
+        let path = path?;
+        self.has_looked = self.held.contains_key(&path);
         self.running.insert(path.clone());
         Some(match self.held.get(&path) {
             Some(held) => Job::Revalidate(path, held.head.clone()),
@@ -155,13 +159,24 @@ impl Schedule {
         self.urgent.iter().find(is_due).cloned()
     }
 
+    /// Nothing has a copy of these: under load, sharing the hottest of them is the cure.
+    fn next_new(&self, now_ms: u64, is_loaded: bool) -> Option<String> {
+        let least = if is_loaded { WORTH_UNDER_LOAD } else { WORTH };
+        let is_paused = |path: &str| self.paused.get(path).is_some_and(|pause| pause.until_ms > now_ms);
+        let is_new = |path: &str| !self.held.contains_key(path) && !self.running.contains(path) && !is_paused(path);
+        self.demand.hottest(least, now_ms, is_new).map(str::to_owned)
+    }
+
     fn next_look(&mut self, now_ms: u64, is_loaded: bool) -> Option<String> {
         for _ in 0..MAX_LOOKS {
             let (_, path) = self.looks.first().filter(|(at_ms, _)| *at_ms <= now_ms)?.clone();
             let held = self.held.get(&path)?;
             let demand = self.demand.of(&path, now_ms);
             let is_fresh = held.stale_ms > now_ms;
-            if self.running.contains(&path) || (held.is_questioned && is_fresh && is_loaded) {
+            let paused_ms = self.paused.get(&path).map_or(0, |pause| pause.until_ms);
+            if paused_ms > now_ms {
+                self.look_at(&path, paused_ms);
+            } else if self.running.contains(&path) || (held.is_questioned && is_fresh && is_loaded) {
                 self.look_at(&path, now_ms + QUESTIONED_AGAIN_MS);
             } else if demand >= WARM || (held.is_questioned && is_fresh) {
                 // Looked at again at its new end of freshness, or after a failure.

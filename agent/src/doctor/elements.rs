@@ -27,22 +27,41 @@ pub const MAX_RESOURCES: usize = 1024;
 pub fn resources(url: &Url, html: &[u8]) -> Vec<Resource> {
     let mut found: Vec<Resource> = Vec::new();
     let mut base: Option<Url> = None;
+    // A source is loaded as the element around it says, which for images comes after it.
+    let mut player_is_cors = false;
+    let mut sources_of_image: Vec<usize> = Vec::new();
     start_tags(html, |tag| {
         if tag.name() == b"base" && base.is_none() {
             base = tag.attribute("href").and_then(|href| url.join(&href).ok());
         }
         let element = String::from_utf8_lossy(tag.name()).into_owned();
+        let has_crossorigin = tag.attribute("crossorigin").is_some();
+        match tag.name() {
+            b"audio" | b"video" => player_is_cors = has_crossorigin,
+            b"picture" => sources_of_image.clear(),
+            b"img" => {
+                for at in sources_of_image.drain(..) {
+                    found[at].is_cors |= has_crossorigin;
+                }
+            }
+            _ => {}
+        }
         for (reference, destination, always_cors) in references(tag) {
             let Ok(url) = base.as_ref().unwrap_or(url).join(reference.trim()) else { continue };
             let resource = Resource {
                 url,
                 element: element.clone(),
                 destination,
-                is_cors: always_cors || tag.attribute("crossorigin").is_some(),
+                is_cors: always_cors
+                    || has_crossorigin
+                    || (player_is_cors && destination == Some(Destination::Media) && element == "source"),
                 has_integrity: tag.attribute("integrity").is_some_and(|value| !value.trim().is_empty()),
             };
             let is_web = matches!(resource.url.scheme(), "http" | "https");
             if is_web && found.len() < MAX_RESOURCES && !found.contains(&resource) {
+                if element == "source" && destination == Some(Destination::Image) {
+                    sources_of_image.push(found.len());
+                }
                 found.push(resource);
             }
         }
@@ -156,6 +175,19 @@ mod tests {
                 vec![("v.mp4", Some(Media), false, false), ("p.jpg", Some(Image), false, false)],
             ),
             ("<audio><source src=/a.ogg></audio>", vec![("a.ogg", Some(Media), false, false)]),
+            (
+                "<audio crossorigin><source src=/a.ogg></audio><audio><source src=/b.ogg></audio>",
+                vec![("a.ogg", Some(Media), true, false), ("b.ogg", Some(Media), false, false)],
+            ),
+            (
+                "<picture><source srcset=/a.avif><img crossorigin src=/a.png></picture><source srcset=/b.avif><img src=/b.png>",
+                vec![
+                    ("a.avif", Some(Image), true, false),
+                    ("a.png", Some(Image), true, false),
+                    ("b.avif", Some(Image), false, false),
+                    ("b.png", Some(Image), false, false),
+                ],
+            ),
             ("<LINK REL='preload StyleSheet' HREF=/a.css>", vec![("a.css", Some(Style), false, false)]),
             ("<link rel=preload as=font href=/f.woff2 crossorigin>", vec![("f.woff2", Some(Font), true, false)]),
             ("<link rel=manifest href=/m.json>", vec![("m.json", None, false, false)]),

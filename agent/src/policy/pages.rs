@@ -14,6 +14,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Pages that are known from visitors. Beyond that one makes room: first those not read yet, then the one that has not been
 /// visited for longest.
 const MAX_VISITED: usize = 64;
+/// A path that browsers were not seen to open so often is not asked for: it may be a link that works once, as for a new password.
+const READ_AFTER_VISITS: u32 = 3;
 /// Distinct policies of pages that made room; the oldest goes first.
 const MAX_REMEMBERED: usize = 64;
 
@@ -28,6 +30,7 @@ pub(super) struct Pages {
 pub(super) struct Known {
     pub(super) path: String,
     pub(super) listed: bool,
+    visits: u32,
     visited_ms: u64,
     due_ms: u64,
     failures: u32,
@@ -46,6 +49,7 @@ impl Pages {
     pub(super) fn visited(&mut self, path: &str, now_ms: u64) {
         if let Some(known) = self.known.iter_mut().find(|known| known.path == path) {
             known.visited_ms = now_ms;
+            known.visits = known.visits.saturating_add(1);
             return;
         }
         let visited = || self.known.iter().enumerate().filter(|(_, known)| !known.listed);
@@ -64,7 +68,8 @@ impl Pages {
 
     /// The page to read now.
     pub(super) fn due(&self, now_ms: u64) -> Option<String> {
-        let due = self.known.iter().filter(|known| known.due_ms <= now_ms);
+        let may_be_read = |known: &&Known| known.listed || known.visits >= READ_AFTER_VISITS;
+        let due = self.known.iter().filter(may_be_read).filter(|known| known.due_ms <= now_ms);
         due.min_by_key(|known| known.due_ms).map(|known| known.path.clone())
     }
 
@@ -110,7 +115,7 @@ impl Pages {
 
 impl Known {
     pub(super) fn new(path: String, listed: bool, now_ms: u64) -> Self {
-        Self { path, listed, visited_ms: now_ms, due_ms: now_ms, failures: 0, read: None, problem: None }
+        Self { path, listed, visits: 1, visited_ms: now_ms, due_ms: now_ms, failures: 0, read: None, problem: None }
     }
 
     pub(super) fn policies(&self, now_ms: u64, max_age_ms: u64) -> Option<&Policies> {
@@ -186,6 +191,17 @@ mod tests {
         fail(&mut pages, "/101", StatusCode::UNAUTHORIZED, 1000);
         let has = |path: &str| pages.known.iter().any(|known| known.path == path);
         assert!(has("/100") && !has("/101"));
+    }
+
+    #[test]
+    fn a_link_that_may_work_once_is_not_used_up() {
+        let mut pages = listed(&[]);
+        for visit in 1..READ_AFTER_VISITS {
+            pages.visited("/reset/secret", visit.into());
+            assert_eq!(pages.due(1000), None);
+        }
+        pages.visited("/reset/secret", 10);
+        assert_eq!(pages.due(1000).as_deref(), Some("/reset/secret"));
     }
 
     #[test]

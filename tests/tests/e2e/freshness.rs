@@ -159,7 +159,6 @@ async fn a_stale_copy_stands_in_for_a_failing_origin_only_where_the_origin_said_
     .unwrap();
 
     server.fail(Failing::Everybody);
-    let failed = Instant::now();
     let mut row = 0;
     poll(PATIENCE, "the end of freshness", async || {
         let (_, status) = ask(&lab, alpha, OTHER).await;
@@ -168,7 +167,6 @@ async fn a_stale_copy_stands_in_for_a_failing_origin_only_where_the_origin_said_
     })
     .await
     .unwrap();
-    assert!(failed.elapsed() < LIFETIME + PATIENCE);
     for _ in 0..IN_A_ROW {
         let answer = get(&lab.client, &alpha.url(PATH), &HeaderMap::new()).await;
         assert_eq!(answer.status(), 307, "a stale copy stands in");

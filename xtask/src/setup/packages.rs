@@ -71,10 +71,16 @@ fn is_executable(file: &Path) -> bool {
 /// Debian starts what it installs, and nginx would take port 80, unless this file's exit status forbids it (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// Our own, by which one is known that an interrupted installation has left.
+const NO_SERVICES: &[u8] = b"#!/bin/sh\n# While cargo xtask setup installs packages.\nexit 101\n";
+
 /// Installs with no service being started. An existing policy is the operator's and is left as it is.
 fn without_services(install: impl FnOnce() -> Result<(), SetupError>) -> Result<(), SetupError> {
     let path = Path::new(POLICY);
     let fail = |source| SetupError::File { path: path.into(), source };
+    if fs::read(path).is_ok_and(|policy| policy == NO_SERVICES) {
+        fs::remove_file(path).map_err(fail)?;
+    }
     let opened = fs::File::options().write(true).create_new(true).mode(0o755).open(path);
     let mut file = match opened {
         // Not root, which `install` finds out as well and says what to do; or there is a policy.
@@ -83,7 +89,7 @@ fn without_services(install: impl FnOnce() -> Result<(), SetupError>) -> Result<
         }
         opened => opened.map_err(fail)?,
     };
-    let installed = io::Write::write_all(&mut file, b"#!/bin/sh\nexit 101\n").map_err(fail).and_then(|()| {
+    let installed = io::Write::write_all(&mut file, NO_SERVICES).map_err(fail).and_then(|()| {
         // Closed first: a file that is open for writing cannot be executed.
         drop(file);
         install()

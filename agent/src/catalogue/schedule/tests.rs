@@ -111,6 +111,35 @@ fn a_contradicted_object_is_looked_at_at_once_and_flapping_ones_less_and_less() 
 }
 
 #[test]
+fn the_end_of_a_short_freshness_does_not_end_the_pause_of_a_flapping_object() {
+    let mut schedule = with_a();
+    let mut now = 1_000;
+    for _ in 0..6 {
+        schedule.contradicted("/a", now);
+        now += 40_000;
+        assert_eq!(schedule.next(now, false, true), revalidate_a());
+        schedule.learned("/a", HeaderMap::new(), 2_000, u64::MAX, now);
+        schedule.wanted("/a", 100, now);
+    }
+    schedule.contradicted("/a", now);
+    assert_eq!(schedule.next(now + 10_000, false, true), None);
+    assert_eq!(schedule.next(now + 64_000, false, true), revalidate_a());
+}
+
+#[test]
+fn renewing_short_freshness_leaves_every_other_turn_to_learning() {
+    let mut schedule = Schedule::new(1.0);
+    for number in 0..4 {
+        schedule.wanted(&format!("/short/{number}"), 1_000, 0);
+        let Some(Job::Learn(path)) = schedule.next(0, false, true) else { panic!("nothing to learn") };
+        schedule.learned(&path, HeaderMap::new(), 10, u64::MAX, 0);
+    }
+    schedule.wanted("/new", 100, 20);
+    let jobs: Vec<Option<Job>> = (0..2).map(|_| schedule.next(20, false, true)).collect();
+    assert!(jobs.contains(&Some(Job::Learn("/new".into()))), "{jobs:?}");
+}
+
+#[test]
 fn questions_are_answered_once_a_second_and_not_under_load() {
     let mut schedule = with_a();
     schedule.questioned("/a", 500);
