@@ -123,15 +123,17 @@ impl Area {
 }
 
 impl Draft {
-    /// Sets `bytes` more aside; `false` if there is no room.
-    pub fn reserve(&mut self, bytes: u64) -> bool {
+    /// Sets `bytes` more aside, or says how many are missing.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), u64> {
         let mut usage = self.area.usage();
-        let fits = usage.kept_bytes + usage.reserved_bytes + bytes <= self.area.quota_bytes;
-        if fits {
-            usage.reserved_bytes += bytes;
-            self.reserved_bytes += bytes;
+        let needed = usage.kept_bytes + usage.reserved_bytes + bytes;
+        let missing = needed.saturating_sub(self.area.quota_bytes);
+        if missing > 0 {
+            return Err(missing);
         }
-        fits
+        usage.reserved_bytes += bytes;
+        self.reserved_bytes += bytes;
+        Ok(())
     }
 
     /// Takes in the next bytes, which were set aside before.
@@ -188,7 +190,7 @@ mod tests {
 
     async fn take_in(area: &Arc<Area>, bytes: &'static [u8]) -> Whole {
         let mut draft = area.draft().await.unwrap();
-        assert!(draft.reserve(bytes.len() as u64));
+        draft.reserve(bytes.len() as u64).unwrap();
         draft.push(Bytes::from_static(bytes)).await.unwrap();
         draft.finish().await.unwrap()
     }
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(read.concat(), b"12345678");
 
         let mut draft = area.draft().await.unwrap();
-        assert!(draft.reserve(2) && !draft.reserve(1));
+        assert_eq!((draft.reserve(2), draft.reserve(1)), (Ok(()), Err(1)));
         draft.discard().await;
         take_in(&area, b"12").await.discard().await;
         assert_eq!(area.used_bytes(), 8);

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -99,10 +98,10 @@ impl Learner {
             }
             let length = announced(&stream.headers)?;
             self.check_size(length)?;
-            Ok(shareable)
+            Ok((shareable, length))
         });
         match expected {
-            Ok(shareable) => self.take_in(path, stream, shareable).await,
+            Ok((shareable, length)) => self.take_in(path, stream, shareable, length).await,
             Err(why) => Ok(Answer::Not(why)),
         }
     }
@@ -113,9 +112,19 @@ impl Learner {
         if fits { Ok(()) } else { Err(WhyNot::Size(bytes)) }
     }
 
-    async fn take_in(&self, path: &str, mut stream: WebStream, shareable: Shareable) -> Result<Answer, FetchError> {
+    async fn take_in(
+        &self,
+        path: &str,
+        mut stream: WebStream,
+        shareable: Shareable,
+        length: u64,
+    ) -> Result<Answer, FetchError> {
         let mut draft = self.area.draft().await?;
-        let code = match self.receive(path, &mut stream, &mut draft, &shareable).await {
+        let received = match self.make_room(path, &mut draft, length).await {
+            Ok(()) => self.receive(&mut stream, &mut draft, &shareable).await,
+            Err(error) => Err(error),
+        };
+        let code = match received {
             Ok(Ok(code)) => code,
             Ok(Err(why)) => {
                 draft.discard().await;
@@ -139,7 +148,6 @@ impl Learner {
     /// Reads the body to its end; returns its bytes if it is a style or script.
     async fn receive(
         &self,
-        path: &str,
         stream: &mut WebStream,
         draft: &mut Draft,
         shareable: &Shareable,
@@ -166,18 +174,24 @@ impl Learner {
                 }
                 code.extend_from_slice(&bytes);
             }
-            self.make_room(path, draft, &bytes).await?;
             self.bandwidth.take(bytes.len()).await;
             draft.push(bytes).await?;
         }
         Ok(Ok(code))
     }
 
-    async fn make_room(&self, path: &str, draft: &mut Draft, bytes: &Bytes) -> Result<(), FetchError> {
-        while !draft.reserve(bytes.len() as u64) {
-            let coldest = self.give_up_one_for(path).ok_or(FetchError::NoRoom)?;
-            tracing::debug!(path = %coldest, "given up to make room");
-            self.remove(&coldest).await?;
+    /// Sets the bytes of the object at `path` aside, at the cost of what is asked for less.
+    async fn make_room(&self, path: &str, draft: &mut Draft, bytes: u64) -> Result<(), FetchError> {
+        // More than once only where the bytes that were given up belong to other objects, too.
+        while let Err(missing) = draft.reserve(bytes) {
+            let given_up = self.give_up_for(path, missing);
+            if given_up.is_empty() {
+                return Err(FetchError::NoRoom);
+            }
+            for coldest in given_up {
+                tracing::debug!(path = %coldest, "given up to make room");
+                self.remove(&coldest).await?;
+            }
         }
         Ok(())
     }

@@ -209,8 +209,9 @@ impl Learner {
         self.schedule().learned(path, kept(headers), fresh_ms, look_within_ms, monotonic_ms());
     }
 
-    pub(super) fn give_up_one_for(&self, path: &str) -> Option<String> {
-        self.schedule().give_up_one_for(path, monotonic_ms())
+    pub(super) fn give_up_for(&self, path: &str, bytes: u64) -> Vec<String> {
+        let size_of = |path: &str| self.catalogue.find(path).map_or(0, |object| object.record.size);
+        self.schedule().give_up_for(path, bytes, size_of, monotonic_ms())
     }
 
     async fn remove_or_log(&self, path: &str) {

@@ -250,15 +250,33 @@ impl Schedule {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Gives up the held object that is asked for least, if that is less than `path` is.
-    pub(super) fn give_up_one_for(&mut self, path: &str, now_ms: u64) -> Option<String> {
+    /// Gives up so many bytes of held objects that are asked for less than `path` is, the coldest first; none if that is not enough.
+    pub(super) fn give_up_for(
+        &mut self,
+        path: &str,
+        bytes: u64,
+        size_of: impl Fn(&str) -> u64,
+        now_ms: u64,
+    ) -> Vec<String> {
         let demand = self.demand.of(path, now_ms);
         let others = self.held.keys().filter(|other| *other != path && !self.running.contains(*other));
-        let coldest =
-            others.map(|other| (other, self.demand.of(other, now_ms))).min_by(|(_, a), (_, b)| a.total_cmp(b));
-        let coldest = coldest.filter(|(_, coldest)| *coldest < demand)?.0.clone();
-        self.drop_held(&coldest);
-        Some(coldest)
+        let colder = others.map(|other| (other, self.demand.of(other, now_ms))).filter(|(_, heat)| *heat < demand);
+        let mut colder: Vec<_> = colder.collect();
+        colder.sort_unstable_by(|(_, a), (_, b)| a.total_cmp(b));
+        let mut freed = 0;
+        let mut coldest = Vec::new();
+        for (other, _) in colder {
+            if freed >= bytes {
+                break;
+            }
+            freed += size_of(other);
+            coldest.push(other.clone());
+        }
+        if freed < bytes {
+            return Vec::new();
+        }
+        coldest.iter().for_each(|path| self.drop_held(path));
+        coldest
     }
 
     /// Number of objects held.

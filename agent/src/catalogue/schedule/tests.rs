@@ -155,9 +155,11 @@ fn room_is_made_by_what_is_asked_for_less() {
     let mut schedule = with_a();
     schedule.wanted("/b", 200, 0);
     schedule.wanted("/c", 1, 0);
-    assert_eq!(schedule.give_up_one_for("/c", 0), None);
-    assert_eq!(schedule.give_up_one_for("/b", 0).as_deref(), Some("/a"));
-    assert_eq!(schedule.give_up_one_for("/b", 0), None);
+    let mut give_up_for = |path, bytes| schedule.give_up_for(path, bytes, |_| 10, 0);
+    assert!(give_up_for("/c", 10).is_empty());
+    assert!(give_up_for("/b", 11).is_empty(), "nothing is given up in vain");
+    assert_eq!(give_up_for("/b", 10), ["/a"]);
+    assert!(give_up_for("/b", 10).is_empty());
 }
 
 #[test]
@@ -199,7 +201,7 @@ proptest! {
                 3 => schedule.purged(&path),
                 4 => schedule.refused(&path, now),
                 5 => schedule.failed(&path, now),
-                6 => drop(schedule.give_up_one_for(&path, now)),
+                6 => drop(schedule.give_up_for(&path, 1, |_| 1, now)),
                 _ => {
                     if let Some(Job::Learn(path) | Job::Revalidate(path, _)) = schedule.next(now, which == 0, true) {
                         schedule.learned(&path, HeaderMap::new(), later, u64::MAX, now);
