@@ -79,9 +79,13 @@ async fn browsers_are_redirected_where_every_page_allows_it_and_nowhere_while_no
     assert_eq!(leads_to(&lab, alpha, &image()).await, [None], "there is no page yet");
     let status = until(alpha, "refusals", |status| status["refused"]["policy"].as_u64() > Some(0)).await;
     assert_eq!(status["policy"]["known"], false);
-    let shown = printed(p2pcdn(&lab, alpha, ["status"]));
-    assert!(shown.contains("pages not read yet: / answers 404") && shown.contains("site.csp"), "{shown}");
-    assert!(shown.contains("stayed here"), "{shown}");
+    poll(PATIENCE, "what an operator is shown", async || {
+        let shown = printed(p2pcdn(&lab, alpha, ["status"]));
+        let wanted = ["pages not read yet: / answers 404", "site.csp", "stayed here"];
+        if wanted.iter().all(|text| shown.contains(text)) { Ok(()) } else { Err(shown) }
+    })
+    .await
+    .unwrap();
 
     put_page(alpha, "index.html", &format!("img-src 'self' https://{}", beta.replica_name));
     until(alpha, "a known policy", |status| status["policy"]["known"] == true).await;
