@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::ca::Ca;
 use crate::client::Client;
+use crate::network::Place;
 use crate::{Error, Site};
 
 /// The programs under test.
@@ -92,7 +93,15 @@ impl Lab {
     /// # Errors
     /// [`Error::Io`] or [`Error::Certificate`].
     pub fn site(&self, name: &str) -> Result<Site, Error> {
-        Site::new(self, name)
+        Site::new(self, name, None)
+    }
+
+    /// Like [`Lab::site`], at a place of its own, whose addresses stand for its names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Certificate`].
+    pub fn site_at(&self, name: &str, place: &Place) -> Result<Site, Error> {
+        Site::new(self, name, Some(place))
     }
 
     /// Where everything lies; `ca.pem` in it is the root certificate.

@@ -2,7 +2,8 @@
 //!
 //! A [`Lab`] holds what its sites share: a directory, a throw-away CA, the built programs and an HTTPS client. A [`Site`] is one
 //! Envoy and one agent; [`load`] offers requests to it and [`tally`] sums up what became of them. All names end in `.localhost` and
-//! all addresses are 127.0.0.1, on ports that no outgoing connection can take. Whatever a site started dies with it.
+//! all addresses are 127.0.0.1, on ports that no outgoing connection can take, unless the sites are in a [`network::Network`] of their
+//! own. Whatever a site started dies with it.
 
 pub mod access;
 pub mod ca;
@@ -11,6 +12,7 @@ mod config;
 pub mod content;
 mod lab;
 pub mod load;
+pub mod network;
 mod ports;
 pub mod process;
 mod site;
@@ -48,6 +50,9 @@ pub enum Error {
     /// The throw-away CA could not be made.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// A network namespace could not be made or changed.
+    #[error("{0}")]
+    Network(String),
     /// A program ended by itself.
     #[error("{name} ended with {status}; the end of its log:\n{tail}")]
     Ended {

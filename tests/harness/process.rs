@@ -23,6 +23,7 @@ pub struct Program {
     arguments: Vec<OsString>,
     directory: PathBuf,
     log: PathBuf,
+    namespace: Option<String>,
     child: Option<Child>,
 }
 
@@ -30,7 +31,46 @@ impl Program {
     /// A program that will run in `directory` and write what it says to `directory/NAME.log`.
     pub fn new(name: &str, path: &Path, arguments: Vec<OsString>, directory: &Path) -> Self {
         let log = directory.join(format!("{name}.log"));
-        Self { name: name.into(), path: path.into(), arguments, directory: directory.into(), log, child: None }
+        Self {
+            name: name.into(),
+            path: path.into(),
+            arguments,
+            directory: directory.into(),
+            log,
+            namespace: None,
+            child: None,
+        }
+    }
+
+    /// Makes it run in a network namespace; holds from the next start.
+    pub(crate) fn within(&mut self, namespace: &str) {
+        self.namespace = Some(namespace.into());
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match &self.namespace {
+            None => Command::new(&self.path),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.path);
+                command
+            }
+        };
+        command.current_dir(&self.directory).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the same program with other arguments to its end, and returns what it prints.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Ended`] if it does not succeed.
+    pub(crate) fn printed(&self, arguments: &[&str]) -> Result<Vec<u8>, Error> {
+        let output = self.command().args(arguments).output().map_err(Error::io("run", &self.path))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let tail = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Error::Ended { name: self.name.clone(), status: output.status, tail })
     }
 
     /// Replaces its arguments; holds from the next start.
@@ -46,10 +86,9 @@ impl Program {
         self.kill();
         let log = File::options().create(true).append(true).open(&self.log).map_err(Error::io("open", &self.log))?;
         let errors = log.try_clone().map_err(Error::io("open", &self.log))?;
-        let mut command = Command::new(&self.path);
-        command.args(&self.arguments).current_dir(&self.directory);
+        let mut command = self.command();
         // A group of its own: Ctrl-C is for whoever drives the site, who then stops it in order.
-        command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+        command.args(&self.arguments).stdout(log).stderr(errors).process_group(0);
         // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
         self.child = Some(command.spawn().map_err(Error::io("run", &self.path))?);

@@ -15,6 +15,7 @@ use crate::access::{self, Access};
 use crate::client::Client;
 use crate::config;
 use crate::content::Content;
+use crate::network::Place;
 use crate::ports::Port;
 use crate::process::Program;
 use crate::{Error, Lab, poll};
@@ -44,18 +45,21 @@ pub struct Site {
     invited: Vec<String>,
     public: Port,
     admin: Port,
+    /// Whether its loopback is not this thread's.
+    is_apart: bool,
     /// The agent's own: local, replica, peer, origin.
     internal: [Port; 4],
 }
 
 impl Site {
-    pub(crate) fn new(lab: &Lab, name: &str) -> Result<Self, Error> {
+    pub(crate) fn new(lab: &Lab, name: &str, place: Option<&Place>) -> Result<Self, Error> {
         let directory = lab.directory().join(name);
         let held = |_| Port::hold();
         let ports = (|| Ok((held(())?, held(())?, [held(())?, held(())?, held(())?, held(())?])))();
         let (public, admin, internal) = ports.map_err(Error::io("find free ports for", Path::new(name)))?;
-        let site_name = format!("{name}.localhost");
-        let replica_host = format!("replica.{name}.localhost");
+        let local = || [format!("{name}.localhost"), format!("replica.{name}.localhost")];
+        let [site_name, replica_host] = place.map_or_else(local, |place| place.addresses.map(|a| a.to_string()));
+        let address = if place.is_some() { "0.0.0.0" } else { "127.0.0.1" };
         let authority = |host: &str| -> Authority {
             format!("{host}:{}", public.number).parse().expect("a DNS label and a port make an authority")
         };
@@ -83,7 +87,7 @@ impl Site {
         let port = |port: &Port| format!("port_value: {}", port.number);
         let file = |path: &Path| path.display().to_string();
         let edits = [
-            (r#"address: "::", ipv4_compat: true, port_value: 443"#, format!("address: 127.0.0.1, {}", port(&public))),
+            (r#"address: "::", ipv4_compat: true, port_value: 443"#, format!("address: {address}, {}", port(&public))),
             ("port_value: 9901", port(&admin)),
             ("port_value: 7080", port(&internal[0])),
             ("port_value: 7081", port(&internal[1])),
@@ -115,9 +119,15 @@ impl Site {
             invited: Vec::new(),
             public,
             admin,
+            is_apart: false,
             internal,
         };
         site.workers(2);
+        if let Some(place) = place {
+            site.agent.within(&place.namespace);
+            site.envoy.within(&place.namespace);
+            site.is_apart = true;
+        }
         Ok(site)
     }
 
@@ -257,8 +267,12 @@ impl Site {
     /// The agent's status.
     ///
     /// # Errors
-    /// [`Error::Client`] or [`Error::Json`].
+    /// [`Error::Client`] or [`Error::Json`]; [`Error::Ended`] for a site at a place of its own.
     pub async fn status(&self) -> Result<Value, Error> {
+        if self.is_apart {
+            let printed = self.agent.printed(&["status", "--json", "--config", "agent.toml"])?;
+            return Ok(serde_json::from_slice(&printed)?);
+        }
         Ok(serde_json::from_slice(self.local("/v1/status").await?.body())?)
     }
 

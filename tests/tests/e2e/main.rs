@@ -25,6 +25,7 @@ mod keys;
 mod lost_host;
 mod no_loops;
 mod overload;
+mod partition;
 mod pause;
 mod policy;
 mod purge;

@@ -33,14 +33,16 @@ pub(crate) fn lab<const N: usize>(names: [&str; N]) -> (Lab, [Site; N]) {
 
 /// The sites of [`lab`], in a lab that is there already.
 pub(crate) fn sites<const N: usize>(lab: &Lab, names: [&str; N]) -> [Site; N] {
-    names.map(|name| {
-        let mut site = lab.site(name).unwrap();
-        site.set("lab.time_scale", 0.05);
-        site.set("host.lease", "1GB");
-        // Most stories are about objects alone: their sites have no pages that a policy could be read from.
-        site.set("site.csp", "none");
-        site
-    })
+    names.map(|name| adapt(lab.site(name).unwrap()))
+}
+
+/// Fits a site for most stories.
+pub(crate) fn adapt(mut site: Site) -> Site {
+    site.set("lab.time_scale", 0.05);
+    site.set("host.lease", "1GB");
+    // Most stories are about objects alone: their sites have no pages that a policy could be read from.
+    site.set("site.csp", "none");
+    site
 }
 
 /// Makes the site call more than one request per second too much, and redirect from an object's first request on.

@@ -11,7 +11,7 @@ use super::{SetupError, apt, report};
 use crate::process;
 
 /// Programs, each with the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("wrk", "wrk"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("curl", "curl"),
     ("wget", "wget"),
     ("git", "git"),
+    ("ip", "iproute2"),
     ("nginx", "nginx"),
     ("dpkg-deb", "dpkg"),
     ("python3", "python3"),
