@@ -20,6 +20,8 @@ pub struct Metrics {
     pub table_version: MetricId,
     /// `p2pcdn.table_objects`: objects in the table of the VM that was updated last.
     pub table_objects: MetricId,
+    /// `p2pcdn.table_refused`: objects that this table had no room for since it was last loaded; see `max_objects`.
+    pub table_refused: MetricId,
     /// `p2pcdn.heartbeat_s`: when any VM last heard from the agent, in seconds since the Unix epoch.
     pub heartbeat_s: MetricId,
     requests: MetricId,
@@ -65,6 +67,7 @@ impl Metrics {
             killed: gauge("p2pcdn.killed"),
             table_version: gauge("p2pcdn.table_version"),
             table_objects: gauge("p2pcdn.table_objects"),
+            table_refused: gauge("p2pcdn.table_refused"),
             heartbeat_s: gauge("p2pcdn.heartbeat_s"),
             requests: counter("p2pcdn.requests"),
             eligible: counter("p2pcdn.eligible"),

@@ -328,6 +328,7 @@ impl<H: Host> Vm<H> {
         host.set(metrics.killed, self.word.steering.killed.into());
         host.set(metrics.table_version, self.have.version);
         host.set(metrics.table_objects, self.table.len() as u64);
+        host.set(metrics.table_refused, self.table.refused());
         host.set(metrics.heartbeat_s, self.confirmed_ms / 1000);
     }
 
