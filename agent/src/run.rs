@@ -152,7 +152,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         settings.time_scale,
     ));
 
-    let store = Arc::new(ReplicaStore::open(db.clone(), &state.join("replicas")).await?);
+    let store = Arc::new(ReplicaStore::open(&state.join("replicas")).await?);
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
     let policy = Arc::new(PolicyWatch::new(
