@@ -113,6 +113,9 @@ impl Puller {
                 return Ok(Verdict::Held { acknowledgement });
             }
         }
+        if self.store.declines() {
+            return Err(Decline::Store);
+        }
         let name = signed.digest();
         {
             let mut waiting = self.waiting();

@@ -18,6 +18,11 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A bucket without keys.
+    #[error(
+        "store.url names a bucket, but AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not in the agent's environment"
+    )]
+    NoKeys,
     /// The object store failed.
     #[error("replica bytes: {0}")]
     Bytes(#[from] object_store::Error),
@@ -97,6 +102,14 @@ impl StoreError {
             Self::Shared(error) => error.is_full(),
             _ => false,
         }
+    }
+
+    /// Whether a store elsewhere may answer later without the operator having to mend anything here.
+    pub(super) fn is_passing(&self) -> bool {
+        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+        let is_refusal =
+            matches!(self, Self::Bytes(NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }));
+        matches!(self, Self::Bytes(_)) && !is_refusal
     }
 
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
