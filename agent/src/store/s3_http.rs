@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
@@ -126,7 +126,7 @@ impl std::fmt::Debug for S3Connector {
 fn progressing(
     body: Incoming,
 ) -> impl hyper::body::Body<Data = bytes::Bytes, Error = HttpError> + Send + Sync + 'static {
-    StreamBody::new(stream::unfold(Some(body), |body| async {
+    let frames = stream::unfold(Some(body), |body| async {
         let mut body = body?;
         match timeout(STALLED, body.frame()).await {
             Ok(None) => None,
@@ -134,7 +134,8 @@ fn progressing(
             Ok(Some(Err(error))) => Some((Err(HttpError::new(HttpErrorKind::Interrupted, error)), None)),
             Err(elapsed) => Some((Err(late(elapsed)), None)),
         }
-    }))
+    });
+    StreamBody::new(frames.fuse())
 }
 
 fn late(elapsed: tokio::time::error::Elapsed) -> HttpError {

@@ -17,8 +17,8 @@ const BATCH: usize = 1024;
 
 impl ReplicaStore {
     pub(super) async fn reconcile(&self) -> Result<(), StoreError> {
-        let (blobs, mut records) = match self.listed().await {
-            Err(error) if self.blobs.is_remote() && error.is_passing() => {
+        let (blobs, mut records) = match self.listed().await.map_err(StoreError::sort_out) {
+            Err(error @ StoreError::Bytes(_)) if self.blobs.is_remote() => {
                 tracing::error!(%error, "the store of replicas does not answer, going by the metadata alone");
                 let rows = self.rows().await?.into_iter().filter_map(|(_, signed)| Replica::new(signed?).ok());
                 rows.for_each(|replica| drop(self.index().insert(Arc::new(replica))));
