@@ -113,6 +113,9 @@ impl Puller {
                 return Ok(Verdict::Held { acknowledgement });
             }
         }
+        if self.store.declines() {
+            return Err(Decline::Store);
+        }
         let name = signed.digest();
         {
             let mut waiting = self.waiting();
@@ -195,13 +198,19 @@ impl Puller {
     }
 
     async fn receive(&self, origin: &Peer, record: &ObjectRecord) -> Result<Incoming, PullError> {
-        let path = format!("{OBJECTS_PATH}{}", record.sha256);
-        let mut body = self.client.get(&origin.record, &path, HeaderMap::new()).await?.into_body();
         let mut incoming = self.store.begin(record).await.map_err(IncomingError::from)?;
+        let mut known = incoming.received();
+        if known == record.size {
+            return Ok(incoming);
+        }
+        let path = format!("{OBJECTS_PATH}{}", record.sha256);
         let received = async {
+            let mut body = self.client.get(&origin.record, &path, HeaderMap::new()).await?.into_body();
             while let Some(frame) = timeout(STALLED, body.frame()).await.map_err(|_| PullError::Stalled)? {
-                if let Ok(bytes) = frame?.into_data() {
+                if let Ok(mut bytes) = frame?.into_data() {
                     self.bandwidth.take(bytes.len()).await;
+                    let skipped = bytes.split_to(bytes.len().min(usize::try_from(known).unwrap_or(usize::MAX)));
+                    known -= skipped.len() as u64;
                     incoming.push(bytes).await?;
                 }
             }
@@ -211,7 +220,7 @@ impl Puller {
         match timeout(slowest, received).await.unwrap_or(Err(PullError::Stalled)) {
             Ok(()) => Ok(incoming),
             Err(error) => {
-                incoming.discard().await;
+                incoming.suspend().await;
                 Err(error)
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use p2pcdn_core::object::{ObjectRecord, Sha256};
 
+use super::blobs::{Kind, Put, Source};
 use crate::identity::{Signed, SignedError};
 
 /// One verified copy of one version of one object.
@@ -20,6 +21,17 @@ impl Replica {
     /// Opens the origin's statement.
     pub fn new(signed: Signed) -> Result<Self, SignedError> {
         Ok(Self { record: signed.open()?, signed })
+    }
+
+    pub(super) fn is_same_bytes(&self, other: &Self) -> bool {
+        let (own, other) = (&self.record, &other.record);
+        (own.sha256, own.size, &own.chunks) == (other.sha256, other.size, &other.chunks)
+    }
+
+    /// The statement as it lies beside the bytes.
+    pub(super) fn statement(&self) -> Result<Put, serde_json::Error> {
+        let json = serde_json::to_vec(&self.signed)?;
+        Ok(Put { kind: Kind::Record, digest: self.signed.digest(), source: Source::Bytes(json.into()) })
     }
 
     /// Authority and path of the object; neither can contain a space.
@@ -57,15 +69,16 @@ impl Index {
         &self.usage
     }
 
+    /// Whether a replica needs the blob, or one that is just coming in.
     pub(super) fn uses(&self, digest: &Sha256) -> bool {
         self.references.contains_key(digest)
     }
 
     /// Returns the version that it replaces.
-    pub(super) fn insert(&mut self, replica: Replica) -> Option<Arc<Replica>> {
+    pub(super) fn insert(&mut self, replica: Arc<Replica>) -> Option<Arc<Replica>> {
         self.charge(&replica.record.origin, replica.record.size);
-        *self.references.entry(replica.record.sha256).or_default() += 1;
-        let old = self.replicas.insert(replica.key(), Arc::new(replica));
+        self.pin(replica.record.sha256);
+        let old = self.replicas.insert(replica.key(), replica);
         if let Some(old) = &old {
             self.account_removed(old);
         }
@@ -100,10 +113,19 @@ impl Index {
 
     fn account_removed(&mut self, replica: &Replica) {
         self.discharge(&replica.record.origin, replica.record.size);
-        if let Some(count) = self.references.get_mut(&replica.record.sha256) {
+        self.unpin(&replica.record.sha256);
+    }
+
+    /// Keeps a blob from being removed as unused.
+    pub(super) fn pin(&mut self, digest: Sha256) {
+        *self.references.entry(digest).or_default() += 1;
+    }
+
+    pub(super) fn unpin(&mut self, digest: &Sha256) {
+        if let Some(count) = self.references.get_mut(digest) {
             *count -= 1;
             if *count == 0 {
-                self.references.remove(&replica.record.sha256);
+                self.references.remove(digest);
             }
         }
     }
