@@ -13,7 +13,7 @@ use p2pcdn_core::object::Sha256;
 
 use super::describe::Digests;
 use crate::store::StoreError;
-use crate::store::blobs::Blobs;
+use crate::store::blobs::{Blobs, Kind};
 
 /// The area.
 pub struct Area {
@@ -58,9 +58,9 @@ const PART_BYTES: usize = 1 << 20;
 impl Area {
     /// Opens the area below `directory` and empties it.
     pub async fn open(directory: &Path, quota_bytes: u64) -> Result<Self, StoreError> {
-        let blobs = Blobs::open(directory, false)?;
-        for digest in blobs.clean_up().await?.keys() {
-            blobs.delete(digest).await?;
+        let blobs = Blobs::open(directory)?;
+        for digest in blobs.list(Kind::Blob).await?.keys() {
+            blobs.delete(Kind::Blob, digest).await?;
         }
         Ok(Self { blobs, quota_bytes, usage: Mutex::default() })
     }
@@ -90,7 +90,7 @@ impl Area {
 
     /// Deletes bytes; reading that has begun goes on.
     pub async fn delete(&self, digest: &Sha256) -> Result<(), StoreError> {
-        self.blobs.delete(digest).await?;
+        self.blobs.delete(Kind::Blob, digest).await?;
         let mut usage = self.usage();
         if let Some(bytes) = usage.kept.remove(digest) {
             usage.kept_bytes -= bytes;

@@ -137,7 +137,11 @@ mod tests {
             (uplink(30, Some(100)), 90, false, 10),
         ];
         for (uplink, visitors, hot_lack_copies, expected) in table {
-            assert_eq!(uplink.for_pulls(visitors, hot_lack_copies), expected, "{uplink:?} {visitors} {hot_lack_copies}");
+            assert_eq!(
+                uplink.for_pulls(visitors, hot_lack_copies),
+                expected,
+                "{uplink:?} {visitors} {hot_lack_copies}"
+            );
         }
     }
 

@@ -82,9 +82,7 @@ impl PeerApi {
             (Method::POST, ACKNOWLEDGEMENTS_PATH) => self.acknowledged(&peer, request).await,
             (Method::POST, WITHDRAWALS_PATH) => self.withdrawn(&peer, request).await,
             (Method::POST, BATCHES_PATH) => self.batch(&peer, request).await,
-            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => {
-                self.object(&peer, path, request.headers()).await
-            }
+            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => self.object(&peer, path, request.headers()).await,
             _ => Err(Fault::Route),
         };
         answer.unwrap_or_else(|fault| fault.answer())

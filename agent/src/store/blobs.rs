@@ -1,8 +1,10 @@
-//! The bytes of replicas in an object store: `staging/` for what is on its way, `blobs/` for what is whole.
+//! Bytes in an object store under the digest of what they are: `blobs/` for objects, `records/` for signed statements about them, and
+//! `staging/` for what learned objects are written to.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -14,11 +16,15 @@ use object_store::{GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStor
 use p2pcdn_core::object::Sha256;
 use sha2::Digest;
 
-use super::StoreError;
+use super::blocking;
+use super::error::StoreError;
+use super::files::Files;
 
 /// Files under the digest of what they are.
 pub(crate) struct Blobs {
-    store: LocalFileSystem,
+    store: Arc<dyn ObjectStore>,
+    /// The same place, if it is a directory of this machine.
+    files: Option<Arc<Files>>,
     staged: AtomicU64,
 }
 
@@ -28,25 +34,54 @@ pub(crate) struct Staged {
     pub(crate) upload: Box<dyn MultipartUpload>,
 }
 
+/// What is kept under a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An object.
+    Blob,
+    /// A signed record; the digest is that of its payload.
+    Record,
+}
+
+/// Something to be put in its place.
+pub(super) struct Put {
+    pub(super) kind: Kind,
+    pub(super) digest: Sha256,
+    pub(super) source: Source,
+}
+
+/// Where its bytes are.
+pub(super) enum Source {
+    /// In a file, which is moved if it can be.
+    File(PathBuf),
+    Bytes(Bytes),
+}
+
 impl Blobs {
-    /// `is_durable` says whether what is in place has to outlast a power failure.
-    pub(crate) fn open(directory: &FilePath, is_durable: bool) -> Result<Self, StoreError> {
-        let fail = |source| StoreError::Directory { path: directory.display().to_string(), source };
-        // Whatever stands in staging was cut off by a crash, unfinished uploads that the store does not list included.
+    /// An area for [`Blobs::stage`], which is emptied of what was cut off by a crash.
+    pub(crate) fn open(directory: &FilePath) -> Result<Self, StoreError> {
+        // Unfinished uploads included, which the store does not list.
         let staging = directory.join("staging");
         match std::fs::remove_dir_all(&staging) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io(&staging)(error)),
             _ => {}
         }
-        std::fs::create_dir_all(&staging).map_err(fail)?;
-        let store = LocalFileSystem::new_with_prefix(directory)?.with_fsync(is_durable);
-        Ok(Self { store, staged: AtomicU64::new(0) })
+        std::fs::create_dir_all(&staging).map_err(StoreError::io(&staging))?;
+        let store = Arc::new(LocalFileSystem::new_with_prefix(directory)?);
+        Ok(Self { store, files: None, staged: AtomicU64::new(0) })
     }
 
-    /// Digest and size of every blob; files that are no blobs are removed.
-    pub(crate) async fn clean_up(&self) -> Result<HashMap<Sha256, u64>, StoreError> {
+    /// A directory of this machine. Blocks.
+    pub(super) fn in_directory(directory: &FilePath) -> Result<Self, StoreError> {
+        let files = Arc::new(Files::open(directory)?);
+        let store = Arc::new(LocalFileSystem::new_with_prefix(directory)?);
+        Ok(Self { store, files: Some(files), staged: AtomicU64::new(0) })
+    }
+
+    /// Digest and size of everything of a kind; files that are nothing of the kind are removed.
+    pub(crate) async fn list(&self, kind: Kind) -> Result<HashMap<Sha256, u64>, StoreError> {
         let mut present = HashMap::new();
-        let mut listing = self.store.list(Some(&Path::from("blobs")));
+        let mut listing = self.store.list(Some(&Path::from(kind.directory())));
         while let Some(meta) = listing.try_next().await? {
             match meta.location.filename().and_then(|name| name.parse().ok()) {
                 Some(digest) => drop(present.insert(digest, meta.size)),
@@ -65,7 +100,7 @@ impl Blobs {
 
     /// Puts a finished upload in its place by renaming it.
     pub(crate) async fn publish(&self, staged: &Path, digest: &Sha256) -> Result<ObjectMeta, StoreError> {
-        let place = place(digest);
+        let place = place(Kind::Blob, digest);
         self.store.rename(staged, &place).await?;
         Ok(self.store.head(&place).await?)
     }
@@ -76,11 +111,33 @@ impl Blobs {
     }
 
     pub(crate) async fn head(&self, digest: &Sha256) -> Result<Option<ObjectMeta>, StoreError> {
-        if_present(self.store.head(&place(digest)).await)
+        if_present(self.store.head(&place(Kind::Blob, digest)).await)
     }
 
-    pub(crate) async fn delete(&self, digest: &Sha256) -> Result<(), StoreError> {
-        if_present(self.store.delete(&place(digest)).await).map(drop)
+    /// Puts everything in its place; what has no error is durable there.
+    pub(super) async fn put(&self, puts: Vec<Put>) -> Vec<Result<(), StoreError>> {
+        let count = puts.len();
+        let files = self.files.clone();
+        let done = blocking(move || files.map_or_else(Vec::new, |files| files.put(&puts))).await;
+        done.unwrap_or_else(|_| (0..count).map(|_| Err(StoreError::Stopping)).collect())
+    }
+
+    /// The signed record of that name, as it was put.
+    pub(super) async fn record(&self, digest: &Sha256) -> Result<Bytes, StoreError> {
+        Ok(self.store.get(&place(Kind::Record, digest)).await?.bytes().await?)
+    }
+
+    /// No error if it is not there.
+    pub(crate) async fn delete(&self, kind: Kind, digest: &Sha256) -> Result<(), StoreError> {
+        if_present(self.store.delete(&place(kind, digest)).await).map(drop)
+    }
+
+    /// Removes a record so that no power failure brings it back.
+    pub(super) async fn delete_record(&self, digest: &Sha256) -> Result<(), StoreError> {
+        self.delete(Kind::Record, digest).await?;
+        let Some(files) = self.files.clone() else { return Ok(()) };
+        let digest = *digest;
+        blocking(move || files.sync_removal(Kind::Record, &digest)).await?
     }
 
     pub(crate) async fn read(
@@ -89,12 +146,12 @@ impl Blobs {
         range: Range<u64>,
     ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, StoreError> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        Ok(self.store.get_opts(&place(digest), options).await?.into_stream())
+        Ok(self.store.get_opts(&place(Kind::Blob, digest), options).await?.into_stream())
     }
 
     /// The digest of the bytes that are there now.
     pub(crate) async fn digest_of(&self, digest: &Sha256) -> Result<Option<Sha256>, StoreError> {
-        let Some(blob) = if_present(self.store.get(&place(digest)).await)? else { return Ok(None) };
+        let Some(blob) = if_present(self.store.get(&place(Kind::Blob, digest)).await)? else { return Ok(None) };
         let mut hasher = sha2::Sha256::new();
         let mut stream = blob.into_stream();
         while let Some(bytes) = stream.try_next().await? {
@@ -104,9 +161,18 @@ impl Blobs {
     }
 }
 
-fn place(digest: &Sha256) -> Path {
+impl Kind {
+    pub(super) fn directory(self) -> &'static str {
+        match self {
+            Self::Blob => "blobs",
+            Self::Record => "records",
+        }
+    }
+}
+
+fn place(kind: Kind, digest: &Sha256) -> Path {
     let hex = digest.to_string();
-    Path::from(format!("blobs/{}/{hex}", &hex[..2]))
+    Path::from(format!("{}/{}/{hex}", kind.directory(), &hex[..2]))
 }
 
 fn if_present<T>(result: object_store::Result<T>) -> Result<Option<T>, StoreError> {

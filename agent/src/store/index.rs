@@ -1,10 +1,11 @@
 //! Which replicas there are, in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use p2pcdn_core::object::{ObjectRecord, Sha256};
 
+use super::blobs::{Kind, Put, Source};
 use crate::identity::{Signed, SignedError};
 
 /// One verified copy of one version of one object.
@@ -20,6 +21,17 @@ impl Replica {
     /// Opens the origin's statement.
     pub fn new(signed: Signed) -> Result<Self, SignedError> {
         Ok(Self { record: signed.open()?, signed })
+    }
+
+    pub(super) fn is_same_bytes(&self, other: &Self) -> bool {
+        let (own, other) = (&self.record, &other.record);
+        (own.sha256, own.size, &own.chunks) == (other.sha256, other.size, &other.chunks)
+    }
+
+    /// The statement as it lies beside the bytes.
+    pub(super) fn statement(&self) -> Result<Put, serde_json::Error> {
+        let json = serde_json::to_vec(&self.signed)?;
+        Ok(Put { kind: Kind::Record, digest: self.signed.digest(), source: Source::Bytes(json.into()) })
     }
 
     /// Authority and path of the object; neither can contain a space.
@@ -41,12 +53,19 @@ pub struct Usage {
 pub(super) struct Index {
     replicas: HashMap<String, Arc<Replica>>,
     references: HashMap<Sha256, usize>,
+    /// Keys of the replicas with these bytes.
+    by_digest: HashMap<Sha256, HashSet<String>>,
     usage: Usage,
 }
 
 impl Index {
     pub(super) fn find(&self, origin: &str, path: &str) -> Option<Arc<Replica>> {
         self.replicas.get(&key(origin, path)).cloned()
+    }
+
+    /// One of those with these bytes.
+    pub(super) fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
+        self.replicas.get(self.by_digest.get(digest)?.iter().next()?).cloned()
     }
 
     pub(super) fn list(&self) -> Vec<Arc<Replica>> {
@@ -57,18 +76,21 @@ impl Index {
         &self.usage
     }
 
+    /// Whether a replica needs the blob, or one that is just coming in.
     pub(super) fn uses(&self, digest: &Sha256) -> bool {
         self.references.contains_key(digest)
     }
 
     /// Returns the version that it replaces.
-    pub(super) fn insert(&mut self, replica: Replica) -> Option<Arc<Replica>> {
+    pub(super) fn insert(&mut self, replica: Arc<Replica>) -> Option<Arc<Replica>> {
         self.charge(&replica.record.origin, replica.record.size);
-        *self.references.entry(replica.record.sha256).or_default() += 1;
-        let old = self.replicas.insert(replica.key(), Arc::new(replica));
+        self.pin(replica.record.sha256);
+        let (key, digest) = (replica.key(), replica.record.sha256);
+        let old = self.replicas.insert(key.clone(), replica);
         if let Some(old) = &old {
             self.account_removed(old);
         }
+        self.by_digest.entry(digest).or_default().insert(key);
         old
     }
 
@@ -100,10 +122,26 @@ impl Index {
 
     fn account_removed(&mut self, replica: &Replica) {
         self.discharge(&replica.record.origin, replica.record.size);
-        if let Some(count) = self.references.get_mut(&replica.record.sha256) {
+        let digest = &replica.record.sha256;
+        if let Some(keys) = self.by_digest.get_mut(digest) {
+            keys.remove(&replica.key());
+            if keys.is_empty() {
+                self.by_digest.remove(digest);
+            }
+        }
+        self.unpin(digest);
+    }
+
+    /// Keeps a blob from being removed as unused.
+    pub(super) fn pin(&mut self, digest: Sha256) {
+        *self.references.entry(digest).or_default() += 1;
+    }
+
+    pub(super) fn unpin(&mut self, digest: &Sha256) {
+        if let Some(count) = self.references.get_mut(digest) {
             *count -= 1;
             if *count == 0 {
-                self.references.remove(&replica.record.sha256);
+                self.references.remove(digest);
             }
         }
     }

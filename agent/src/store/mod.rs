@@ -1,11 +1,17 @@
 //! Replicas that this site holds for others: which there are, what they weigh, and their bytes.
 //!
-//! Bytes lie in an object store under the digest of what they are, metadata in redb under origin and path; a replica exists once
-//! its metadata row does. Two origins that share bytes share one blob, and each is charged for it.
+//! Bytes lie in an object store under the digest of what they are, and beside them each signed record. Metadata lies in redb under
+//! origin and path; a replica exists once its row does, and its row can be rebuilt from the record. Two origins that share bytes share
+//! one blob, and each is charged for it.
 
 pub(crate) mod blobs;
+mod commit;
+mod error;
+mod files;
 mod incoming;
 mod index;
+mod rows;
+mod start;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,17 +22,21 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use object_store::ObjectMeta;
 use p2pcdn_core::object::{ObjectRecord, Sha256};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::identity::{Signed, SignedError};
-use blobs::Blobs;
-pub use incoming::{Incoming, IncomingError};
+use crate::identity::Signed;
+use blobs::{Blobs, Kind};
+pub use commit::Small;
+pub use error::{IncomingError, ReadError, StoreError};
+pub use incoming::Incoming;
+use incoming::Parts;
 use index::Index;
 pub use index::{Replica, Usage};
+use rows::{Change, Rows};
 
 /// All replicas held for others.
 pub struct ReplicaStore {
-    db: Arc<Database>,
+    parts: Arc<Parts>,
+    rows: Arc<Rows>,
     blobs: Blobs,
     index: Mutex<Index>,
     /// Held while index, metadata and blobs change together.
@@ -47,83 +57,41 @@ impl Stamp {
     }
 }
 
-/// Why the store could not do its work; this machine's fault.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The object store failed.
-    #[error("replica bytes: {0}")]
-    Bytes(#[from] object_store::Error),
-    /// The metadata could not be read or written.
-    #[error("replica metadata: {0}")]
-    Metadata(Box<redb::Error>),
-    /// A statement in the metadata no longer opens.
-    #[error("replica metadata: {0}")]
-    Statement(#[from] SignedError),
-    /// A statement could not be written.
-    #[error("replica metadata: {0}")]
-    Json(#[from] serde_json::Error),
-    /// A directory could not be prepared.
-    #[error("{path}: {source}")]
-    Directory {
-        /// Which one.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-/// Why a replica cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Its bytes are gone.
-    #[error("the bytes are missing")]
-    Missing,
-    /// Its bytes are not what the record says.
-    #[error("the bytes do not match the record")]
-    Corrupt,
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-const REPLICAS: TableDefinition<&str, &str> = TableDefinition::new("replicas");
+/// Bytes of unfinished objects that are kept for another attempt while nobody works on them; the oldest go first.
+const MAX_UNFINISHED_BYTES: u64 = 1 << 30;
 
 impl ReplicaStore {
-    /// Opens the store below `directory`; what a crash left half is removed, and rows without bytes are dropped.
-    pub async fn open(db: Arc<Database>, directory: &Path) -> Result<Self, StoreError> {
-        let blobs = Blobs::open(directory, true)?;
-        let present = blobs.clean_up().await?;
-        let mut index = Index::default();
-        let mut dropped = Vec::new();
-        for (key, signed) in read_rows(&db)? {
-            let replica = Replica::new(signed)?;
-            if present.get(&replica.record.sha256) == Some(&replica.record.size) {
-                index.insert(replica);
-            } else {
-                tracing::warn!(replica = %key, "the bytes of a replica are gone, forgetting it");
-                dropped.push(key);
-            }
-        }
+    /// Opens the store below `directory`: what a crash left half is removed, what is whole is there again, and rows without bytes are
+    /// dropped.
+    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+        let directory = directory.to_owned();
+        let (parts, rows, blobs) = blocking(move || {
+            let blobs = Blobs::in_directory(&directory)?;
+            let parts = Parts::open(&directory.join("incoming"), MAX_UNFINISHED_BYTES)?;
+            Ok::<_, StoreError>((parts, Rows::open(&directory.join("replicas.redb"))?, blobs))
+        })
+        .await??;
         let store = Self {
-            db,
+            parts,
+            rows: Arc::new(rows),
             blobs,
-            index: Mutex::new(index),
+            index: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
         };
-        for key in dropped {
-            store.remove_row(&key)?;
-        }
-        for digest in present.keys() {
-            store.remove_unused(digest).await?;
-        }
+        store.reconcile().await?;
         Ok(store)
     }
 
     /// The replica of this path, if one is held and not retired.
     pub fn find(&self, origin: &str, path: &str) -> Option<Arc<Replica>> {
         self.index().find(origin, path)
+    }
+
+    /// A replica with these bytes, whoever's it is.
+    pub fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
+        self.index().find_digest(digest)
     }
 
     /// Every replica.
@@ -148,67 +116,38 @@ impl ReplicaStore {
         Ok(Reservation { store: self.clone(), origin: record.origin.clone(), bytes: record.size })
     }
 
-    /// Starts to take in the bytes of a record.
+    /// Starts to take in the bytes of a record, or goes on where an earlier attempt was interrupted.
     pub async fn begin(&self, record: &ObjectRecord) -> Result<Incoming, StoreError> {
-        Ok(Incoming::new(record.clone(), self.blobs.stage().await?))
-    }
-
-    /// Makes a completely received object a replica, in place of an earlier version of the same path.
-    pub async fn commit(
-        &self,
-        incoming: Incoming,
-        signed: Signed,
-        reservation: Reservation,
-    ) -> Result<(), IncomingError> {
-        let replica = Replica::new(signed).map_err(StoreError::from)?;
-        let digest = replica.record.sha256;
-        let staged = incoming.finish().await?;
-        let _changing = self.changing.lock().await;
-        let meta = self.blobs.publish(&staged, &digest).await?;
-        let held = self.find(&replica.record.origin, &replica.record.path);
-        if held.is_some_and(|held| held.record.sequence > replica.record.sequence) {
-            self.remove_unreferenced(&digest).await?;
-            return Err(IncomingError::Outdated);
-        }
-        self.verified().insert(digest, Stamp::of(&meta));
-        if let Err(error) = self.insert_row(&replica) {
-            self.remove_unreferenced(&digest).await?;
-            return Err(error.into());
-        }
-        let replaced = {
-            let mut index = self.index();
-            reservation.release_into(&mut index);
-            index.insert(replica)
-        };
-        if let Some(old) = replaced {
-            self.remove_unreferenced(&old.record.sha256).await?;
-        }
-        Ok(())
+        let (parts, record) = (self.parts.clone(), record.clone());
+        blocking(move || Incoming::open(&parts, record)).await?
     }
 
     /// Puts a newer record of the same bytes in place of the one that is held.
     ///
     /// `false` if it is not held any more.
     pub async fn renew(&self, signed: Signed) -> Result<bool, StoreError> {
-        let replica = Replica::new(signed)?;
+        let replica = Arc::new(Replica::new(signed)?);
         let _changing = self.changing.lock().await;
         let held = self.find(&replica.record.origin, &replica.record.path);
-        if held.is_none_or(|held| held.record.sha256 != replica.record.sha256) {
-            return Ok(false);
-        }
-        self.insert_row(&replica)?;
+        let Some(held) = held.filter(|held| held.is_same_bytes(&replica)) else { return Ok(false) };
+        self.blobs.put(vec![replica.statement()?]).await.into_iter().collect::<Result<(), _>>()?;
+        self.change(vec![Change::Insert(replica.clone())]).await?;
         self.index().insert(replica);
+        if !self.holds(&held) {
+            self.blobs.delete(Kind::Record, &held.signed.digest()).await?;
+        }
         Ok(true)
     }
 
     /// Stops serving a replica and forgets it; its bytes stay until [`ReplicaStore::remove_unused`].
     pub async fn retire(&self, replica: &Replica) -> Result<bool, StoreError> {
         let _changing = self.changing.lock().await;
-        let key = replica.key();
         if !self.index().remove(replica) {
             return Ok(false);
         }
-        self.remove_row(&key)?;
+        // The record goes before the row: from a record without a row, a start would make the replica anew.
+        self.blobs.delete_record(&replica.signed.digest()).await?;
+        self.change(vec![Change::Remove(replica.key())]).await?;
         Ok(true)
     }
 
@@ -221,9 +160,20 @@ impl ReplicaStore {
     async fn remove_unreferenced(&self, digest: &Sha256) -> Result<(), StoreError> {
         if !self.index().uses(digest) {
             self.verified().remove(digest);
-            self.blobs.delete(digest).await?;
+            self.blobs.delete(Kind::Blob, digest).await?;
         }
         Ok(())
+    }
+
+    /// Whether a path is held with exactly this statement.
+    fn holds(&self, replica: &Replica) -> bool {
+        let held = self.find(&replica.record.origin, &replica.record.path);
+        held.is_some_and(|held| held.signed == replica.signed)
+    }
+
+    async fn change(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let rows = self.rows.clone();
+        blocking(move || rows.write(&changes)).await?
     }
 
     /// Makes sure that the bytes are those of the record: by their stamp if they were verified before, else by reading them all.
@@ -267,28 +217,6 @@ impl ReplicaStore {
         self.blobs.read(digest, range).await
     }
 
-    fn insert_row(&self, replica: &Replica) -> Result<(), StoreError> {
-        let json = serde_json::to_string(&replica.signed)?;
-        self.write(|table| table.insert(replica.key().as_str(), json.as_str()).map(drop))
-    }
-
-    fn remove_row(&self, key: &str) -> Result<(), StoreError> {
-        self.write(|table| table.remove(key).map(drop))
-    }
-
-    fn write(
-        &self,
-        change: impl FnOnce(&mut redb::Table<'_, &str, &str>) -> Result<(), redb::StorageError>,
-    ) -> Result<(), StoreError> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            change(&mut transaction.open_table(REPLICAS)?)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        write().map_err(|e| StoreError::Metadata(Box::new(e)))
-    }
-
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -321,22 +249,9 @@ impl Drop for Reservation {
     }
 }
 
-fn read_rows(db: &Database) -> Result<Vec<(String, Signed)>, StoreError> {
-    let read = || -> Result<Vec<(String, String)>, redb::Error> {
-        let transaction = db.begin_read()?;
-        let table = match transaction.open_table(REPLICAS) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            table => table?,
-        };
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            let (key, json) = row?;
-            rows.push((key.value().to_owned(), json.value().to_owned()));
-        }
-        Ok(rows)
-    };
-    let rows = read().map_err(|e| StoreError::Metadata(Box::new(e)))?;
-    rows.into_iter().map(|(key, json)| Ok((key, serde_json::from_str(&json)?))).collect()
+/// Runs work that waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopping)
 }
 
 #[cfg(test)]

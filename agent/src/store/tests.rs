@@ -69,16 +69,20 @@ impl Lab {
         self.store.remove_unused(&replica.record.sha256).await.unwrap();
     }
 
-    /// Files below the store, staging included.
-    fn files(&self) -> Vec<PathBuf> {
-        let below = walkdir::WalkDir::new(self.directory.path().join("replicas")).into_iter().filter_map(Result::ok);
+    /// Files of the store by the first directory of their path; the metadata is not among them.
+    fn below(&self, directory: &str) -> Vec<PathBuf> {
+        let below = walkdir::WalkDir::new(self.directory.path().join(directory)).into_iter().filter_map(Result::ok);
         below.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+    }
+
+    /// Every file with bytes of objects.
+    fn files(&self) -> Vec<PathBuf> {
+        ["blobs", "incoming", "staging"].into_iter().flat_map(|directory| self.below(directory)).collect()
     }
 }
 
 async fn open(directory: &Path) -> Arc<ReplicaStore> {
-    let db = Arc::new(Database::create(directory.join("state.redb")).unwrap());
-    Arc::new(ReplicaStore::open(db, &directory.join("replicas")).await.unwrap())
+    Arc::new(ReplicaStore::open(directory).await.unwrap())
 }
 
 async fn read(store: &Arc<ReplicaStore>, record: &ObjectRecord) -> Vec<u8> {
@@ -106,17 +110,109 @@ async fn a_committed_replica_is_found_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_are_noticed_in_the_chunk_where_they_are_and_leave_nothing() {
+async fn wrong_bytes_are_noticed_in_their_chunk_and_another_source_goes_on_from_there() {
     let lab = Lab::new().await;
-    let content = bytes(1, 2 * CHUNK_BYTES as usize);
-    let (record, _) = lab.object("a.test", "/x", &content);
+    let content = bytes(1, 2 * CHUNK_BYTES as usize + 9);
+    let (record, signed) = lab.object("a.test", "/x", &content);
+    let reservation = lab.reserve(&record);
     let mut wrong = content.clone();
     wrong[CHUNK_BYTES as usize + 7] ^= 1;
     let mut incoming = lab.store.begin(&record).await.unwrap();
     let error = incoming.push(wrong.into()).await.unwrap_err();
     assert!(matches!(error, IncomingError::WrongBytes { chunk: 1 }), "{error}");
+    assert_eq!(incoming.rewind(), CHUNK_BYTES);
+    incoming.push(Bytes::copy_from_slice(&content[CHUNK_BYTES as usize..])).await.unwrap();
+    lab.store.commit(incoming, signed, reservation).await.unwrap();
+    assert_eq!(read(&lab.store, &record).await, content);
+    assert_eq!(lab.files().len(), 1);
+}
+
+#[tokio::test]
+async fn an_interrupted_object_goes_on_where_it_was_verified_also_after_a_restart() {
+    let lab = Lab::new().await;
+    let content = bytes(1, 3 * CHUNK_BYTES as usize + 9);
+    let (record, signed) = lab.object("a.test", "/x", &content);
+    let mut incoming = lab.store.begin(&record).await.unwrap();
+    incoming.push(Bytes::copy_from_slice(&content[..2 * CHUNK_BYTES as usize + 1])).await.unwrap();
+    assert_eq!(incoming.received(), 2 * CHUNK_BYTES);
+    incoming.suspend().await;
+
+    let lab = lab.restart().await;
+    // What a crash tears, or somebody else changes, is hashed before it is believed.
+    let part = &lab.below("incoming")[0];
+    let mut torn = std::fs::read(part).unwrap();
+    torn[CHUNK_BYTES as usize] ^= 1;
+    torn.extend([0; 1000]);
+    std::fs::write(part, torn).unwrap();
+    let mut incoming = lab.store.begin(&record).await.unwrap();
+    assert_eq!(incoming.received(), CHUNK_BYTES);
+    let again = lab.store.begin(&record).await.unwrap();
+    assert_eq!(again.received(), 0, "two fetch the same bytes, each into a file of its own");
+    again.discard().await;
+    incoming.push(Bytes::copy_from_slice(&content[CHUNK_BYTES as usize..])).await.unwrap();
+    lab.store.commit(incoming, signed, lab.reserve(&record)).await.unwrap();
+    assert_eq!(read(&lab.store, &record).await, content);
+    assert_eq!(lab.files().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_given_up_leaves_nothing() {
+    let lab = Lab::new().await;
+    let content = bytes(1, 2 * CHUNK_BYTES as usize);
+    let (record, _) = lab.object("a.test", "/x", &content);
+    let mut incoming = lab.store.begin(&record).await.unwrap();
+    incoming.push(content.into()).await.unwrap();
+    assert_eq!(lab.files().len(), 1);
     incoming.discard().await;
     assert_eq!(lab.files(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn bytes_under_another_statement_are_refused() {
+    let lab = Lab::new().await;
+    let (record, _) = lab.object("a.test", "/x", b"bytes");
+    let (other, signed) = lab.object("a.test", "/x", b"other");
+    let mut incoming = lab.store.begin(&record).await.unwrap();
+    incoming.push(Bytes::from_static(b"bytes")).await.unwrap();
+    let refused = lab.store.commit(incoming, signed, lab.reserve(&other)).await;
+    assert!(matches!(refused, Err(IncomingError::OtherBytes)));
+    assert_eq!(lab.store.usage(), Usage::default());
+}
+
+#[tokio::test]
+async fn small_objects_are_committed_together_and_fail_one_by_one() {
+    let lab = Lab::new().await;
+    let small = |path: &str, signed_bytes: &'static [u8], sequence, bytes: &'static [u8]| {
+        let record = ObjectRecord { sequence, ..lab.object("a.test", path, signed_bytes).0 };
+        let signed = sign(&lab.key, &record).unwrap();
+        Small { bytes: Bytes::from_static(bytes), signed, reservation: lab.reserve(&record) }
+    };
+    lab.take_in("a.test", "/x", b"first").await;
+    let outcomes = lab.store.commit_small(vec![
+        small("/x", b"second", 3, b"second"),
+        small("/x", b"late", 2, b"late"),
+        small("/y", b"right", 1, b"wrong"),
+        small("/y", b"long", 1, b"longer"),
+        small("/y", b"cut", 1, b"cu"),
+        small("/z", b"second", 1, b"second"),
+    ]);
+    let outcomes: Vec<_> = outcomes.await.into_iter().map(|outcome| outcome.err().map(|e| e.to_string())).collect();
+    let expected = [
+        None,
+        Some("a newer version has come in meanwhile"),
+        Some("wrong bytes in chunk 0"),
+        Some("more bytes than the record says"),
+        Some("the body ended after 0 bytes"),
+        None,
+    ];
+    assert_eq!(outcomes, expected.map(|text| text.map(String::from)));
+    assert_eq!(lab.store.usage().total_bytes, 12);
+    assert_eq!((lab.files().len(), lab.below("records").len()), (1, 2));
+
+    let lab = lab.restart().await;
+    let record = &lab.store.find("a.test", "/z").unwrap().record;
+    assert_eq!(read(&lab.store, record).await, b"second");
+    assert_eq!((lab.store.list().len(), lab.store.usage().total_bytes), (2, 12));
 }
 
 #[tokio::test]
@@ -131,7 +227,7 @@ async fn too_many_and_too_few_bytes_are_refused() {
     let mut incoming = lab.store.begin(&record).await.unwrap();
     incoming.push(Bytes::from_static(b"01234")).await.unwrap();
     let error = lab.store.commit(incoming, signed, reservation).await.unwrap_err();
-    assert!(matches!(error, IncomingError::CutOff { received: 5 }));
+    assert!(matches!(error, IncomingError::CutOff { received: 0 }));
     assert!(lab.store.find("a.test", "/x").is_none());
     assert_eq!(lab.store.usage(), Usage::default());
 }
@@ -140,14 +236,17 @@ async fn too_many_and_too_few_bytes_are_refused() {
 async fn what_a_crash_leaves_half_is_gone_after_a_restart() {
     let lab = Lab::new().await;
     let record = lab.take_in("a.test", "/x", b"whole").await;
-    let root = lab.directory.path().join("replicas");
-    std::fs::write(root.join("staging/left-over#1"), "half").unwrap();
+    let root = lab.directory.path();
+    std::fs::write(root.join("staging/7"), "half").unwrap();
+    std::fs::write(root.join("incoming/strange"), "half").unwrap();
+    std::fs::create_dir_all(root.join("records/ab")).unwrap();
+    std::fs::write(root.join(format!("records/ab/{}", Sha256([0xab; 32]))), "no record").unwrap();
     std::fs::create_dir_all(root.join("blobs/ab")).unwrap();
     std::fs::write(root.join(format!("blobs/ab/{}", Sha256([0xab; 32]))), "renamed but never recorded").unwrap();
     std::fs::write(root.join("blobs/ab/no-digest"), "strange").unwrap();
 
     let lab = lab.restart().await;
-    assert_eq!(lab.files().len(), 1);
+    assert_eq!((lab.files().len(), lab.below("records").len()), (1, 1));
     assert_eq!(read(&lab.store, &record).await, b"whole");
 }
 

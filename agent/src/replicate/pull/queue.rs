@@ -112,11 +112,6 @@ impl<T> Queue<T> {
         wanted.into_iter().filter_map(|number| self.take(origin, number)).collect()
     }
 
-    /// Everything that waits, oldest first within its origin.
-    pub(super) fn len(&self) -> usize {
-        self.origins.values().map(|lane| lane.entries.len()).sum()
-    }
-
     fn bytes_of(&self, origin: &str) -> usize {
         self.origins.get(origin).map_or(0, |lane| lane.bytes)
     }
@@ -144,6 +139,10 @@ mod tests {
     fn push(queue: &mut Queue<u32>, origin: &str, path: &str, bytes: usize, item: u32) -> Result<Vec<u32>, Full> {
         let mut left = Vec::new();
         queue.push(origin, path, bytes, item, &mut left).map(|()| left)
+    }
+
+    fn len(queue: &Queue<impl Sized>) -> usize {
+        queue.origins.values().map(|lane| lane.entries.len()).sum()
     }
 
     fn everything(queue: &mut Queue<u32>) -> Vec<(String, u32)> {
@@ -180,14 +179,17 @@ mod tests {
         push(&mut queue, "a", "/1", 1, 1).unwrap();
         assert_eq!(push(&mut queue, "a", "/1", 1, 2), Ok(vec![1]));
         assert_eq!(queue.find("a", "/1"), Some(&2));
-        assert_eq!((queue.remove("a", "/1"), queue.len(), queue.bytes), (Some(2), 0, 0));
+        assert_eq!((queue.remove("a", "/1"), len(&queue), queue.bytes), (Some(2), 0, 0));
     }
 
     #[test]
     fn a_flood_stops_at_its_origins_share_and_gives_way_to_others() {
         let (mut queue, large) = (Queue::default(), 1 << 20);
         let flood = |queue: &mut Queue<u32>, origin: &str| {
-            (0..1000u32).map_while(|n| push(queue, origin, &format!("/{n}"), large, n).ok()).map(|left| left.len()).sum()
+            (0..1000u32)
+                .map_while(|n| push(queue, origin, &format!("/{n}"), large, n).ok())
+                .map(|left| left.len())
+                .sum()
         };
         assert_eq!(flood(&mut queue, "a"), 0usize);
         assert!(queue.bytes <= MAX_WAITING_BYTES_PER_ORIGIN);
@@ -207,7 +209,7 @@ mod tests {
         }
         assert_eq!(queue.gather("a", 2, |n| n % 2 == 1), [1, 3]);
         assert_eq!(queue.gather("a", 9, |n| *n < 5), [0, 2, 4]);
-        assert_eq!(queue.len(), 7);
+        assert_eq!(len(&queue), 7);
     }
 
     proptest! {
@@ -229,7 +231,7 @@ mod tests {
                 }
                 prop_assert!(queue.bytes <= MAX_WAITING_BYTES);
                 prop_assert!(queue.origins.values().all(|lane| lane.bytes <= MAX_WAITING_BYTES_PER_ORIGIN));
-                prop_assert_eq!(queue.len(), inside.len());
+                prop_assert_eq!(len(&queue), inside.len());
                 prop_assert_eq!(queue.turns.len(), queue.origins.len());
             }
         }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming as Body;
-use p2pcdn_core::object::{CHUNK_BYTES, ObjectRecord, Sha256};
+use p2pcdn_core::object::{ObjectRecord, Sha256};
 use sha2::Digest;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -126,7 +126,7 @@ impl Puller {
         incoming: &mut Incoming,
         cancel: &CancellationToken,
     ) -> Result<(), PullError> {
-        let (path, from) = (format!("{OBJECTS_PATH}{}", record.sha256), incoming.received());
+        let (path, from) = (format!("{OBJECTS_PATH}{}", record.sha256), incoming.rewind());
         let mut headers = HeaderMap::new();
         if let Ok(range) = HeaderValue::try_from(format!("bytes={from}-"))
             && from > 0
@@ -138,27 +138,11 @@ impl Puller {
         let response = answer.map_err(|_| PullError::Stalled)??;
         let mut skip = beginning(&response, from, record.size)?;
         let mut download = Download::new(self, source, &record.origin, response, cancel);
-        let mut chunk = BytesMut::new();
-        let mut left = record.size - from;
-        while left > 0 {
+        while incoming.received() < record.size {
             let mut bytes = download.next().await?.ok_or(PullError::CutOff)?;
             let skipped = bytes.split_to(bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX)));
             skip -= skipped.len() as u64;
-            if bytes.len() as u64 > left {
-                return Err(IncomingError::TooLong.into());
-            }
-            left -= bytes.len() as u64;
-            // Whole chunks only: what a source leaves half is of no use to the next one.
-            while !bytes.is_empty() {
-                let room = CHUNK_BYTES as usize - chunk.len();
-                chunk.extend_from_slice(&bytes.split_to(bytes.len().min(room)));
-                if chunk.len() == CHUNK_BYTES as usize {
-                    incoming.push(chunk.split().freeze()).await?;
-                }
-            }
-        }
-        if !chunk.is_empty() {
-            incoming.push(chunk.freeze()).await?;
+            incoming.push(bytes).await?;
         }
         Ok(())
     }

@@ -1,0 +1,111 @@
+//! Metadata of replicas: one row for each, in a redb file beside the bytes.
+//!
+//! redb serves nothing more after a failed write, for example to a full disk, until it is opened again, which is done here.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::error::StoreError;
+use super::index::Replica;
+use crate::identity::Signed;
+
+pub(super) struct Rows {
+    path: PathBuf,
+    db: Mutex<Option<Database>>,
+}
+
+pub(super) enum Change {
+    Insert(Arc<Replica>),
+    /// By its key.
+    Remove(String),
+}
+
+/// Authority and path of the object, which the replica's key joins, to the signed record as JSON.
+const REPLICAS: TableDefinition<&str, &str> = TableDefinition::new("replicas");
+
+impl Rows {
+    /// Opens the file; one that is damaged is set aside, since everything in it can be had from the records beside the bytes. Blocks.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = match open(path) {
+            Err(StoreError::Metadata(error)) if is_damage(&error) => {
+                tracing::error!(path = %path.display(), %error, "replica metadata is damaged, rebuilding it");
+                let aside = path.with_extension("damaged");
+                std::fs::rename(path, aside).map_err(StoreError::io(path))?;
+                open(path)?
+            }
+            db => db?,
+        };
+        Ok(Self { path: path.to_owned(), db: Mutex::new(Some(db)) })
+    }
+
+    /// Every row, by its key; rows that cannot be read have none. Blocks.
+    pub(super) fn read(&self) -> Result<Vec<(String, Option<Signed>)>, StoreError> {
+        self.with(|db| {
+            let transaction = db.begin_read()?;
+            let table = match transaction.open_table(REPLICAS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, json) = row?;
+                rows.push((key.value().to_owned(), serde_json::from_str(json.value()).ok()));
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Makes all changes at once, durably; after an error they may or may not have been made. Blocks.
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(changes.len());
+        for change in changes {
+            rows.push(match change {
+                Change::Insert(replica) => (replica.key(), Some(serde_json::to_string(&replica.signed)?)),
+                Change::Remove(key) => (key.clone(), None),
+            });
+        }
+        self.with(|db| {
+            let transaction = db.begin_write()?;
+            {
+                let mut table = transaction.open_table(REPLICAS)?;
+                for (key, json) in &rows {
+                    match json {
+                        Some(json) => drop(table.insert(key.as_str(), json.as_str())?),
+                        None => drop(table.remove(key.as_str())?),
+                    }
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let mut db = self.db();
+        let open = match db.take() {
+            Some(open) => open,
+            None => open(&self.path)?,
+        };
+        let done = work(&open).map_err(|error| StoreError::Metadata(Box::new(error)))?;
+        // Not reached after an error: the next call opens the file anew.
+        *db = Some(open);
+        Ok(done)
+    }
+
+    fn db(&self) -> MutexGuard<'_, Option<Database>> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(path: &Path) -> Result<Database, StoreError> {
+    Database::create(path).map_err(|error| match redb::Error::from(error) {
+        redb::Error::Io(source) => StoreError::io(path)(source),
+        error => StoreError::Metadata(Box::new(error)),
+    })
+}
+
+fn is_damage(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::RepairAborted)
+}
