@@ -204,6 +204,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         client.clone(),
         metrics.clone(),
     );
+    let puller = Arc::new(puller);
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
     let prober = Arc::new(Prober {

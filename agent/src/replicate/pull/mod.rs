@@ -28,6 +28,7 @@ use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
 use crate::settings::Host;
 use crate::store::{ReplicaStore, Reservation};
 use crate::telemetry::Metrics;
+use progress::Patience;
 use queue::Queue;
 
 /// Takes in replicas for other origins.
@@ -40,6 +41,7 @@ pub struct Puller {
     client: Arc<PeerClient>,
     metrics: Arc<Metrics>,
     bandwidth: FairBandwidth,
+    patience: Patience,
     offers: DefaultKeyedRateLimiter<String>,
     state: Mutex<State>,
     /// Something waits, or may be begun now.
@@ -91,11 +93,12 @@ impl Puller {
         membership: Arc<Membership>,
         client: Arc<PeerClient>,
         metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let bandwidth = FairBandwidth::new(host.pull_bytes_per_s, host.pull_per_origin_bytes_per_s);
         let offers = RateLimiter::keyed(Quota::per_second(OFFERED_PER_S).allow_burst(OFFERED_AT_ONCE));
         let (state, wake) = (Mutex::default(), Notify::new());
-        Arc::new(Self { domain, key, host, store, membership, client, metrics, bandwidth, offers, state, wake })
+        let patience = Patience::default();
+        Self { domain, key, host, store, membership, client, metrics, bandwidth, patience, offers, state, wake }
     }
 
     /// What becomes of an object that a peer offers.
@@ -225,3 +228,6 @@ impl Pull {
         self.sources.iter().chain([&self.origin]).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

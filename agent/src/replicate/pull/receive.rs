@@ -1,7 +1,5 @@
 //! Taking in what one source sends: never more than was asked for, and never for longer than it is worth.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -12,7 +10,7 @@ use sha2::Digest;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::progress::{Progress, STALLED};
+use super::progress::Progress;
 use super::{Pull, Puller};
 use crate::identity::{Peer, PeerClientError};
 use crate::replicate::batch::{BATCHES_PATH, BatchError, Decoder, Item, Wanted};
@@ -46,9 +44,6 @@ pub(super) enum PullError {
     #[error("not wanted any more")]
     Cancelled,
 }
-
-/// Longest wait for the head of an answer, connecting included.
-const HEAD: Duration = Duration::from_secs(8);
 
 /// What an error says about its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,13 +93,13 @@ impl<'a> Download<'a> {
         cancel: &'a CancellationToken,
     ) -> Self {
         let pulled = puller.metrics.pulled_bytes.get_or_create(&PeerLabel::of(&source.record.domain)).clone();
-        Self { puller, origin, body: response.into_body(), progress: Progress::default(), pulled, cancel }
+        Self { puller, origin, body: response.into_body(), progress: Progress::new(&puller.patience), pulled, cancel }
     }
 
     /// The next bytes; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, PullError> {
         let begun = Instant::now();
-        let frame = self.cancel.run_until_cancelled(timeout(STALLED, self.body.frame())).await;
+        let frame = self.cancel.run_until_cancelled(timeout(self.puller.patience.silence, self.body.frame())).await;
         let Some(frame) = frame.ok_or(PullError::Cancelled)?.map_err(|_| PullError::Stalled)? else { return Ok(None) };
         let bytes = frame?.into_data().unwrap_or_default();
         if !self.progress.goes_on(bytes.len() as u64, begun.elapsed()) {
@@ -133,7 +128,7 @@ impl Puller {
         {
             headers.insert(RANGE, range);
         }
-        let asking = timeout(HEAD, self.client.get(&source.record, &path, headers));
+        let asking = timeout(self.patience.head, self.client.get(&source.record, &path, headers));
         let answer = cancel.run_until_cancelled(asking).await.ok_or(PullError::Cancelled)?;
         let response = answer.map_err(|_| PullError::Stalled)??;
         let mut skip = beginning(&response, from, record.size)?;
@@ -158,7 +153,7 @@ impl Puller {
         let Some(origin) = left.first().map(|pull| pull.record.origin.clone()) else { return Ok(()) };
         let wanted = Wanted { digests: left.iter().map(|pull| pull.record.sha256).collect() };
         let mut decoder = Decoder::new(left.iter().map(|pull| pull.record.size));
-        let asking = timeout(HEAD, self.client.post(&source.record, BATCHES_PATH, &wanted));
+        let asking = timeout(self.patience.head, self.client.post(&source.record, BATCHES_PATH, &wanted));
         let answer = cancel.run_until_cancelled(asking).await.ok_or(PullError::Cancelled)?;
         let mut download = Download::new(self, source, &origin, answer.map_err(|_| PullError::Stalled)??, cancel);
         let mut asked = std::mem::take(left).into_iter();
