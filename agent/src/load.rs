@@ -92,6 +92,12 @@ impl LoadMeter {
         Steering { killed: self.killed, ..steer(&self.targets, &self.offered(now_ms)) }
     }
 
+    /// Bytes per second that go to visitors: by the proxy's counters where they are read, else what could have been redirected and was not.
+    pub fn visitors_bytes_per_s(&self, now_ms: u64) -> f64 {
+        let rates = self.rates(now_ms);
+        self.sent_bytes_per_s.unwrap_or(rates.eligible_bytes - rates.redirected_bytes)
+    }
+
     /// The share of the site's eligible load that one VM has, in millionths; an equal share where there is none.
     pub fn share_ppm(&self, vm: u64, now_ms: u64) -> u32 {
         let total: f64 = self.live(now_ms).map(|vm| vm.rates.eligible_bytes).sum();
@@ -119,7 +125,7 @@ impl LoadMeter {
         let local = (rates.requests - rates.redirected).max(rates.requests / 100.0);
         let in_flight_offered = if local > 0.0 { in_flight * rates.requests / local } else { in_flight };
         let eligible_share = if rates.requests > 0.0 { rates.eligible / rates.requests } else { 0.0 };
-        let egress = self.sent_bytes_per_s.unwrap_or(rates.eligible_bytes - rates.redirected_bytes);
+        let egress = self.visitors_bytes_per_s(now_ms);
         Offered {
             requests_per_s: Measure { offered: rates.requests, eligible: rates.eligible },
             egress_bytes_per_s: Measure { offered: egress + rates.redirected_bytes, eligible: rates.eligible_bytes },

@@ -31,12 +31,12 @@ use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
-use crate::replicate::Bandwidth;
 use crate::replicate::holders::Holders;
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
 use crate::replicate::share::Sharer;
+use crate::replicate::upload::Uploads;
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
 use crate::serve::ReplicaServer;
 use crate::settings::{LocalAddress, Settings};
@@ -204,7 +204,16 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             talks: Mutex::default(),
         })
     });
-    let (puller, pulls) = Puller::new(domain.clone(), key, settings.host.clone(), store.clone(), client.clone());
+    let puller = Puller::new(
+        domain.clone(),
+        key,
+        settings.host.clone(),
+        store.clone(),
+        membership.clone(),
+        client.clone(),
+        metrics.clone(),
+    );
+    let puller = Arc::new(puller);
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
     let prober = Arc::new(Prober {
@@ -222,6 +231,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         doomed.clone(),
         metrics.clone(),
     ));
+    let uploads = Uploads::new(catalogue.clone(), store.clone(), doomed.clone(), metrics.clone(), &settings.share);
+    let uploads = Arc::new(uploads);
     let peer_api = Arc::new(PeerApi {
         introducer: introducer.clone(),
         membership: membership.clone(),
@@ -230,7 +241,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         store: store.clone(),
         doomed: doomed.clone(),
         lease_bytes_per_s: settings.host.lease_bytes_per_s,
-        upload: Arc::new(Bandwidth::new(settings.share.upload_bytes_per_s)),
+        uploads: uploads.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
     let local_api = Arc::new(LocalApi {
@@ -250,7 +261,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
-    tasks.spawn(puller.run(pulls, token()));
+    tasks.spawn(puller.run(token()));
+    tasks.spawn(uploads.divide_uplink(load.clone(), || false, token()));
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.scrub(doomed, token()));
     tasks.spawn(prober.run(token()));

@@ -44,6 +44,12 @@ pub struct Metrics {
     pub sent_back: Counter,
     /// Of these, because the origin's lease was used up.
     pub over_lease: Counter,
+    /// Bytes of objects that peers have fetched from here, by peer.
+    pub uploaded_bytes: Family<PeerLabel, Counter>,
+    /// Bytes of objects fetched from peers, by the peer that sent them.
+    pub pulled_bytes: Family<PeerLabel, Counter>,
+    /// Replicas taken in.
+    pub pulled: Counter,
     gauges: Gauges,
 }
 
@@ -102,6 +108,9 @@ impl Default for Metrics {
             served_bytes: Counter::default(),
             sent_back: Counter::default(),
             over_lease: Counter::default(),
+            uploaded_bytes: Family::default(),
+            pulled_bytes: Family::default(),
+            pulled: Counter::default(),
             gauges: Gauges::default(),
         };
         let mut registry = Registry::with_prefix("p2pcdn");
@@ -117,6 +126,11 @@ impl Default for Metrics {
         registry.register_with_unit("served_replicas", "Bytes of replicas served for others", Unit::Bytes, bytes);
         registry.register("sent_back", "Clients sent back to the origin", metrics.sent_back.clone());
         registry.register("over_lease", "Clients sent back because a lease was used up", metrics.over_lease.clone());
+        let bytes = metrics.uploaded_bytes.clone();
+        registry.register_with_unit("uploaded", "Bytes of objects that peers fetched from here", Unit::Bytes, bytes);
+        let bytes = metrics.pulled_bytes.clone();
+        registry.register_with_unit("pulled", "Bytes of objects fetched from peers", Unit::Bytes, bytes);
+        registry.register("pulled_replicas", "Replicas taken in", metrics.pulled.clone());
         let gauges = &metrics.gauges;
         registry.register("own_objects", "Objects of this site", gauges.own_objects.clone());
         registry.register("table_objects", "Objects of this site with a holder", gauges.table_objects.clone());
@@ -126,6 +140,13 @@ impl Default for Metrics {
         registry.register("peers", "Peers whose key is pinned", gauges.peers.clone());
         registry.register("fraction_ppm", "Share of requests to redirect, in millionths", gauges.fraction_ppm.clone());
         Self { registry: Mutex::new(registry), ..metrics }
+    }
+}
+
+impl PeerLabel {
+    /// Of the peer with this domain.
+    pub fn of(peer: &str) -> Self {
+        Self { peer: peer.to_owned() }
     }
 }
 
@@ -153,7 +174,7 @@ impl Metrics {
 
     /// Counts redirects to one peer.
     pub fn redirected(&self, peer: &str, requests: u32, bytes: u64) {
-        let label = PeerLabel { peer: peer.to_owned() };
+        let label = PeerLabel::of(peer);
         self.redirects.get_or_create(&label).inc_by(u64::from(requests));
         self.redirected_bytes.get_or_create(&label).inc_by(bytes);
     }

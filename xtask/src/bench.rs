@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; and what redirects
-//! cost a browser.
+//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; what redirects
+//! cost a browser, and what replication costs the agents.
 
 mod caching;
 mod load;
@@ -7,6 +7,7 @@ mod machine;
 mod proxy;
 mod publisher;
 mod redirect;
+mod replicate;
 mod report;
 mod table;
 
@@ -36,6 +37,11 @@ pub(crate) enum Bench {
     /// A headless Chromium visits five pages of the same twenty images, then the holder dies that served most. Takes about ten minutes
     /// after the build.
     Caching(caching::CachingArgs),
+
+    /// What replication costs: one object of 64 MiB to eight hosts, and 10 000 objects of 4 KiB to one.
+    ///
+    /// Real agents behind real Envoys, all on loopback. Takes about two minutes after the build.
+    Replicate(replicate::ReplicateArgs),
 }
 
 /// Why a benchmark has no result.
@@ -83,6 +89,7 @@ pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
         Bench::Table(args) => {
             Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
         }
+        Bench::Replicate(args) => Ok(replicate::run(layout, &tools.envoy, args)?),
         Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
     }
 }

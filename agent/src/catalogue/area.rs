@@ -2,6 +2,7 @@
 //! learned again, and nobody has to prove that it is still what the origin serves.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -97,13 +98,13 @@ impl Area {
         Ok(())
     }
 
-    /// Everything that was kept under this digest.
+    /// What was kept under this digest, in a range that lies within it.
     pub async fn read(
         &self,
         digest: &Sha256,
-        size: u64,
+        range: Range<u64>,
     ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, StoreError> {
-        self.blobs.read(digest, 0..size).await
+        self.blobs.read(digest, range).await
     }
 
     /// Digests of everything that is kept.
@@ -202,8 +203,10 @@ mod tests {
         let (sha256, size) = (whole.sha256, whole.size);
         assert_eq!((size, area.used_bytes()), (8, 8));
         area.keep(whole).await.unwrap();
-        let read: Vec<Bytes> = area.read(&sha256, size).await.unwrap().try_collect().await.unwrap();
+        let read: Vec<Bytes> = area.read(&sha256, 0..size).await.unwrap().try_collect().await.unwrap();
         assert_eq!(read.concat(), b"12345678");
+        let part: Vec<Bytes> = area.read(&sha256, 2..5).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(part.concat(), b"345");
 
         let mut draft = area.draft().await.unwrap();
         assert_eq!((draft.reserve(2), draft.reserve(1)), (Ok(()), Err(1)));
@@ -213,7 +216,7 @@ mod tests {
 
         area.delete(&sha256).await.unwrap();
         assert_eq!(area.used_bytes(), 0);
-        assert!(area.read(&sha256, size).await.is_err());
+        assert!(area.read(&sha256, 0..size).await.is_err());
     }
 
     #[tokio::test]
@@ -234,6 +237,6 @@ mod tests {
         area.keep(whole).await.unwrap();
         drop(area);
         let area = Area::open(directory.path(), 10).await.unwrap();
-        assert!(area.used_bytes() == 0 && area.read(&sha256, 4).await.is_err());
+        assert!(area.used_bytes() == 0 && area.read(&sha256, 0..4).await.is_err());
     }
 }

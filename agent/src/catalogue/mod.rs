@@ -17,13 +17,16 @@ mod schedule;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use p2pcdn_core::object::{Class, Embedding, MAX_OBJECT_BYTES, ObjectRecord, Sha256, Sharing};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch as signal};
 use tokio_util::io::ReaderStream;
 
@@ -200,21 +203,28 @@ impl Catalogue {
         &self.site
     }
 
-    /// The bytes of an object, which has to be the present version still.
-    pub async fn bytes(&self, object: &OwnObject) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+    /// The bytes of an object in `range`, which lies within it; it has to be the present version still.
+    pub async fn bytes(
+        &self,
+        object: &OwnObject,
+        range: Range<u64>,
+    ) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
         match &self.source {
             Source::Directory(directory) => {
-                let (directory, path) = (directory.clone(), object.record.path.clone());
-                let opening = tokio::task::spawn_blocking(move || directory.open_file(&path));
-                let (file, stamp) = opening.await.map_err(io::Error::other)??;
-                if Some(stamp) != object.stamp {
-                    return Err(io::ErrorKind::NotFound.into());
-                }
-                let file = tokio::fs::File::from_std(file);
-                Ok(Box::pin(ReaderStream::with_capacity(file, READ_BYTES)))
+                let (directory, path, stamp) = (directory.clone(), object.record.path.clone(), object.stamp);
+                let reading = tokio::task::spawn_blocking(move || read_file(&directory, &path, stamp, range));
+                let (first, rest) = reading.await.map_err(io::Error::other)??;
+                let first = stream::iter([Ok(first)]);
+                Ok(match rest {
+                    None => Box::pin(first),
+                    Some((file, bytes)) => {
+                        let rest = tokio::fs::File::from_std(file).take(bytes);
+                        Box::pin(first.chain(ReaderStream::with_capacity(rest, READ_BYTES)))
+                    }
+                })
             }
             Source::Site(area) => {
-                let bytes = area.read(&object.record.sha256, object.record.size).await.map_err(io::Error::other)?;
+                let bytes = area.read(&object.record.sha256, range).await.map_err(io::Error::other)?;
                 Ok(Box::pin(bytes.map_err(io::Error::other)))
             }
         }
@@ -359,6 +369,25 @@ impl Sequences {
         self.used += 1;
         Ok(self.block * SEQUENCES_PER_BLOCK + self.used)
     }
+}
+
+/// The first bytes of a range of a file, and the file with what is left to be read of the range, if anything is.
+fn read_file(
+    directory: &ContentDirectory,
+    path: &str,
+    stamp: Option<FileStamp>,
+    range: Range<u64>,
+) -> io::Result<(Bytes, Option<(File, u64)>)> {
+    let (mut file, present) = directory.open_file(path)?;
+    if Some(present) != stamp {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    file.seek(SeekFrom::Start(range.start))?;
+    let size = range.end - range.start;
+    let mut first = vec![0; size.min(READ_BYTES as u64) as usize];
+    file.read_exact(&mut first)?;
+    let left = size - first.len() as u64;
+    Ok((first.into(), (left > 0).then_some((file, left))))
 }
 
 /// The strong entity tag of a file: 128 bits of its digest.

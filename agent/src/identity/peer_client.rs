@@ -103,15 +103,23 @@ impl PeerClient {
         request: &Q,
         max_response_bytes: usize,
     ) -> Result<A, PeerClientError> {
-        let body = serde_json::to_vec(request).map_err(|error| PeerClientError::Request(error.into()))?;
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let exchange = async {
-            let response = self.send(peer, Method::POST, path, headers, body.into()).await?;
+            let response = self.send_json(peer, path, request).await?;
             let body = Limited::new(response.into_body(), max_response_bytes).collect().await;
             let body = body.map_err(PeerClientError::Malformed)?.to_bytes();
             serde_json::from_slice(&body).map_err(|error| PeerClientError::Malformed(error.into()))
         };
         in_time(peer, exchange).await
+    }
+
+    /// POST of `request` as JSON with the answer's body still to come; its status is 2xx. Bounding the body is up to the caller.
+    pub async fn post<Q: Serialize>(
+        &self,
+        peer: &PeerRecord,
+        path: &str,
+        request: &Q,
+    ) -> Result<Response<Incoming>, PeerClientError> {
+        in_time(peer, self.send_json(peer, path, request)).await
     }
 
     /// GET with the body still to come; the answer's status is 2xx. Bounding the body is up to the caller.
@@ -122,6 +130,17 @@ impl PeerClient {
         headers: HeaderMap,
     ) -> Result<Response<Incoming>, PeerClientError> {
         in_time(peer, self.send(peer, Method::GET, path, headers, Bytes::new())).await
+    }
+
+    async fn send_json<Q: Serialize>(
+        &self,
+        peer: &PeerRecord,
+        path: &str,
+        request: &Q,
+    ) -> Result<Response<Incoming>, PeerClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| PeerClientError::Request(error.into()))?;
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        self.send(peer, Method::POST, path, headers, body.into()).await
     }
 
     async fn send(

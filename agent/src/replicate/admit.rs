@@ -39,6 +39,7 @@ mod tests {
             max_object_bytes: 50,
             lease_bytes_per_s: 1,
             pull_bytes_per_s: 1,
+            pull_per_origin_bytes_per_s: 1,
             classes: vec![Class::Image],
             downloads: false,
         }

@@ -11,11 +11,11 @@ pub const OFFERS_PATH: &str = "/v1/offers";
 pub const ACKNOWLEDGEMENTS_PATH: &str = "/v1/acknowledgements";
 /// POST: [`Withdrawals`] in either direction, answered with [`Done`].
 pub const WITHDRAWALS_PATH: &str = "/v1/withdrawals";
-/// GET: the bytes of an object, followed by its digest in hexadecimal.
+/// GET: the bytes of an object, followed by its digest in hexadecimal; from its origin or any peer that holds it, also by a range.
 pub const OBJECTS_PATH: &str = "/v1/objects/";
 
-/// Most records, acknowledgements or withdrawals in one message.
-pub const MAX_BATCH: usize = 64;
+/// Most records, acknowledgements, withdrawals or digests in one message.
+pub const MAX_BATCH: usize = 256;
 /// Most sources of one offered object.
 pub const MAX_SOURCES: usize = 8;
 /// Longest message in bytes: one record of the largest object fits.

@@ -1,24 +1,20 @@
 //! What peers may ask: each route knows who asks by the key of the connection, and strangers get no further than hello.
 
-use std::io;
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
-use http::header::CONTENT_LENGTH;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
-use p2pcdn_core::object::Sha256;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::Bandwidth;
+use super::batch::{BATCHES_PATH, Wanted};
 use super::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgements, Done, LeaseGrant, MAX_BATCH, MAX_MESSAGE_BYTES, OBJECTS_PATH, OFFERS_PATH,
     Offer, OfferAnswer, WITHDRAWALS_PATH, Withdrawals,
 };
 use super::pull::Puller;
 use super::share::Sharer;
+use super::upload::{UploadError, Uploads};
 use crate::http_server::{Body, json, read_body};
 use crate::identity::hello::HELLO_PATH;
 use crate::identity::{Introducer, Membership, Peer, PeerIdentity, Refusal};
@@ -40,8 +36,8 @@ pub struct PeerApi {
     pub doomed: mpsc::Sender<Arc<Replica>>,
     /// Bytes per second granted to each origin.
     pub lease_bytes_per_s: u64,
-    /// What pulls by others may take.
-    pub upload: Arc<Bandwidth>,
+    /// Bytes for peers.
+    pub uploads: Arc<Uploads>,
     /// Messages that are read at the same time.
     pub bodies: Semaphore,
 }
@@ -62,6 +58,10 @@ enum Fault {
     Batch,
     #[error("the object has changed; wait for its new offer")]
     Object,
+    #[error("ask for a range within the object")]
+    Range,
+    #[error("too much is under way; try again later")]
+    Busy,
 }
 
 /// Leases hold for three renewals.
@@ -81,7 +81,8 @@ impl PeerApi {
             (Method::POST, OFFERS_PATH) => self.offered(&peer, request).await,
             (Method::POST, ACKNOWLEDGEMENTS_PATH) => self.acknowledged(&peer, request).await,
             (Method::POST, WITHDRAWALS_PATH) => self.withdrawn(&peer, request).await,
-            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => self.object(path).await,
+            (Method::POST, BATCHES_PATH) => self.batch(&peer, request).await,
+            (Method::GET, path) if path.starts_with(OBJECTS_PATH) => self.object(&peer, path, request.headers()).await,
             _ => Err(Fault::Route),
         };
         answer.unwrap_or_else(|fault| fault.answer())
@@ -92,7 +93,7 @@ impl PeerApi {
         check_batch(offer.records.len())?;
         let mut verdicts = Vec::with_capacity(offer.records.len());
         for offered in offer.records {
-            verdicts.push(self.puller.consider(peer, offered.record).await);
+            verdicts.push(self.puller.consider(peer, offered).await);
         }
         let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
         Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
@@ -129,27 +130,30 @@ impl PeerApi {
         body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
     }
 
-    async fn object(&self, path: &str) -> Result<Response<Body>, Fault> {
-        let digest: Option<Sha256> = path.strip_prefix(OBJECTS_PATH).and_then(|hex| hex.parse().ok());
-        let sharer = self.sharer.as_ref().ok_or(Fault::Object)?;
-        let object = digest.and_then(|digest| sharer.catalogue.find_digest(&digest)).ok_or(Fault::Object)?;
-        let bytes = sharer.catalogue.bytes(&object).await.map_err(|_| Fault::Object)?;
-        let upload = self.upload.clone();
-        let paced = bytes.and_then(move |bytes| {
-            let upload = upload.clone();
-            async move {
-                upload.take(bytes.len()).await;
-                Ok::<_, io::Error>(Frame::data(bytes))
-            }
-        });
-        let mut response = Response::new(StreamBody::new(paced).boxed_unsync());
-        response.headers_mut().insert(CONTENT_LENGTH, object.record.size.into());
-        Ok(response)
+    async fn object(&self, peer: &Peer, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Fault> {
+        let digest = path.strip_prefix(OBJECTS_PATH).and_then(|hex| hex.parse().ok()).ok_or(Fault::Object)?;
+        Ok(self.uploads.object(&peer.record.domain, &digest, headers).await?)
+    }
+
+    async fn batch(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
+        let wanted: Wanted = self.message(request).await?;
+        check_batch(wanted.digests.len())?;
+        Ok(self.uploads.batch(&peer.record.domain, wanted.digests).await?)
     }
 }
 
 fn check_batch(items: usize) -> Result<(), Fault> {
     if items <= MAX_BATCH { Ok(()) } else { Err(Fault::Batch) }
+}
+
+impl From<UploadError> for Fault {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::NoObject => Self::Object,
+            UploadError::Range => Self::Range,
+            UploadError::Busy => Self::Busy,
+        }
+    }
 }
 
 impl Fault {
@@ -160,6 +164,8 @@ impl Fault {
             Self::Message => (StatusCode::BAD_REQUEST, "malformed"),
             Self::Batch => (StatusCode::BAD_REQUEST, "too_many"),
             Self::Object => (StatusCode::NOT_FOUND, "no_such_object"),
+            Self::Range => (StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         };
         json(status, &Refusal { error: error.into(), remedy: self.to_string() })
     }

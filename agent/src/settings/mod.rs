@@ -140,6 +140,8 @@ pub struct Host {
     pub lease_bytes_per_s: u64,
     /// Bytes per second that pulls may take.
     pub pull_bytes_per_s: u64,
+    /// Of these, for the objects of one origin.
+    pub pull_per_origin_bytes_per_s: u64,
     /// Classes that are taken in.
     pub classes: Vec<Class>,
     /// Whether archives are served to visitors who click on them, as attachments.
@@ -172,6 +174,10 @@ pub struct Share {
     pub max_object_bytes: u64,
     /// Bytes per second that pulls by others may take.
     pub upload_bytes_per_s: u64,
+    /// Of these, for one peer.
+    pub upload_per_peer_bytes_per_s: u64,
+    /// Bytes per second that the site's uplink carries, where the operator has said so: pulls then give way to visitors.
+    pub uplink_bytes_per_s: Option<u64>,
     /// Prefixes of paths below which styles and scripts are offered.
     pub code_paths: Vec<String>,
     /// Bytes of learned objects that are kept.
@@ -231,6 +237,10 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
     let directory = keys.optional("site.directory").map(|path: PathBuf| base.join(path));
     let learn = keys.or("site.learn", true) && directory.is_none();
+    let pull_bytes_per_s = keys.checked("host.pull_bandwidth", Some("20MB"), rate);
+    let uplink_bytes_per_s = keys.checked("share.uplink", Some(""), uplink);
+    let upload_default = uplink_bytes_per_s.map_or("20MB".to_owned(), |bytes| bytes.to_string());
+    let upload_bytes_per_s = keys.checked("share.upload_bandwidth", Some(&upload_default), rate);
     let settings = Settings {
         site: Site {
             directory,
@@ -267,7 +277,8 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             quota_per_origin_bytes: keys.checked("host.quota_per_origin", Some("5GB"), bytes),
             max_object_bytes: keys.checked("host.max_object", Some("1GB"), object_bytes),
             lease_bytes_per_s: keys.checked("host.lease", Some("10MB"), bytes),
-            pull_bytes_per_s: keys.checked("host.pull_bandwidth", Some("20MB"), rate),
+            pull_bytes_per_s,
+            pull_per_origin_bytes_per_s: keys.checked("host.pull_per_origin", Some(&half(pull_bytes_per_s)), rate),
             classes: keys.each("host.classes", ALL_CLASSES, class),
             downloads: keys.or("host.downloads", false),
         },
@@ -276,7 +287,9 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
             max_object_bytes: keys.checked("share.max_object", Some("1GB"), object_bytes),
-            upload_bytes_per_s: keys.checked("share.upload_bandwidth", Some("20MB"), rate),
+            upload_bytes_per_s,
+            upload_per_peer_bytes_per_s: keys.checked("share.upload_per_peer", Some(&half(upload_bytes_per_s)), rate),
+            uplink_bytes_per_s,
             code_paths: keys.each("share.code_paths", &[], path_prefix),
             cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
             learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
@@ -365,6 +378,15 @@ fn rate(text: &str) -> Result<u64, String> {
         0..1024 => Err("must be at least 1KiB (per second)".into()),
         rate => Ok(rate.min(u64::from(u32::MAX))),
     }
+}
+
+/// Of a rate, as a default for what one of several may take.
+fn half(bytes_per_s: u64) -> String {
+    (bytes_per_s / 2).max(1024).to_string()
+}
+
+fn uplink(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() { Ok(None) } else { rate(text).map(Some) }
 }
 
 fn class(text: &str) -> Result<Class, String> {

@@ -1,6 +1,6 @@
 //! Which replicas there are, in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use p2pcdn_core::object::{ObjectRecord, Sha256};
@@ -53,12 +53,19 @@ pub struct Usage {
 pub(super) struct Index {
     replicas: HashMap<String, Arc<Replica>>,
     references: HashMap<Sha256, usize>,
+    /// Keys of the replicas with these bytes.
+    by_digest: HashMap<Sha256, HashSet<String>>,
     usage: Usage,
 }
 
 impl Index {
     pub(super) fn find(&self, origin: &str, path: &str) -> Option<Arc<Replica>> {
         self.replicas.get(&key(origin, path)).cloned()
+    }
+
+    /// One of those with these bytes.
+    pub(super) fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
+        self.replicas.get(self.by_digest.get(digest)?.iter().next()?).cloned()
     }
 
     pub(super) fn list(&self) -> Vec<Arc<Replica>> {
@@ -78,10 +85,12 @@ impl Index {
     pub(super) fn insert(&mut self, replica: Arc<Replica>) -> Option<Arc<Replica>> {
         self.charge(&replica.record.origin, replica.record.size);
         self.pin(replica.record.sha256);
-        let old = self.replicas.insert(replica.key(), replica);
+        let (key, digest) = (replica.key(), replica.record.sha256);
+        let old = self.replicas.insert(key.clone(), replica);
         if let Some(old) = &old {
             self.account_removed(old);
         }
+        self.by_digest.entry(digest).or_default().insert(key);
         old
     }
 
@@ -113,7 +122,14 @@ impl Index {
 
     fn account_removed(&mut self, replica: &Replica) {
         self.discharge(&replica.record.origin, replica.record.size);
-        self.unpin(&replica.record.sha256);
+        let digest = &replica.record.sha256;
+        if let Some(keys) = self.by_digest.get_mut(digest) {
+            keys.remove(&replica.key());
+            if keys.is_empty() {
+                self.by_digest.remove(digest);
+            }
+        }
+        self.unpin(digest);
     }
 
     /// Keeps a blob from being removed as unused.

@@ -122,6 +122,11 @@ impl ReplicaStore {
         self.index().find(origin, path)
     }
 
+    /// A replica with these bytes, whoever's it is.
+    pub fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
+        self.index().find_digest(digest)
+    }
+
     /// Every replica.
     pub fn list(&self) -> Vec<Arc<Replica>> {
         self.index().list()

@@ -1,0 +1,282 @@
+//! Working off what was admitted: several jobs at a time, few for any one origin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use p2pcdn_core::object::ObjectRecord;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::receive::{Blame, PullError};
+use super::sources::Rounds;
+use super::{Pull, Puller, Running, State};
+use crate::identity::{Peer, Signed};
+use crate::replicate::batch::MAX_BATCH_BYTES;
+use crate::replicate::messages::{ACKNOWLEDGEMENTS_PATH, Acknowledgements, Done, MAX_BATCH, MAX_MESSAGE_BYTES};
+use crate::store::{Incoming, IncomingError, Small};
+
+/// Jobs under way at the same time: an object each, or a batch of small ones.
+const MAX_JOBS: usize = 16;
+/// Of these, for one origin: sources that are only just fast enough hold up no other origin.
+const MAX_JOBS_PER_ORIGIN: usize = 4;
+/// Time that jobs have to put away what they have when the agent stops.
+const PUT_AWAY: Duration = Duration::from_secs(3);
+
+/// What one task does.
+enum Job {
+    One(Pull, CancellationToken),
+    Batch(Vec<Pull>),
+}
+
+/// The entry of a job among those under way; gone when it is dropped.
+struct Entry {
+    puller: Arc<Puller>,
+    origin: String,
+    /// Paths and sequences.
+    names: Vec<(String, u64)>,
+}
+
+impl Puller {
+    /// Pulls whatever was admitted until cancelled.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut jobs = JoinSet::new();
+        loop {
+            while jobs.len() < MAX_JOBS
+                && let Some((job, entry)) = self.next_job(&cancel)
+            {
+                let (puller, stop) = (self.clone(), cancel.clone());
+                jobs.spawn(async move {
+                    let _entry = entry;
+                    puller.work(job, &stop).await;
+                });
+            }
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(_) = jobs.join_next(), if !jobs.is_empty() => {}
+                () = self.wake.notified() => {}
+            }
+        }
+        // Whoever is late is cut off, as by a crash.
+        let _ = timeout(PUT_AWAY, async { while jobs.join_next().await.is_some() {} }).await;
+    }
+
+    fn next_job(self: &Arc<Self>, stop: &CancellationToken) -> Option<(Job, Entry)> {
+        let mut state = self.state();
+        let (origin, job) = state.take_job(stop)?;
+        let (pulls, cancel) = match &job {
+            Job::One(pull, cancel) => (std::slice::from_ref(pull), Some(cancel)),
+            Job::Batch(pulls) => (&pulls[..], None),
+        };
+        let names = pulls.iter().map(|pull| (pull.record.path.clone(), pull.record.sequence)).collect();
+        let running = state.running.entry(origin.clone()).or_default();
+        for Pull { record, .. } in pulls {
+            let (sha256, sequence) = (record.sha256, record.sequence);
+            running.insert(record.path.clone(), Running { sha256, sequence, cancel: cancel.cloned() });
+        }
+        *state.jobs.entry(origin.clone()).or_default() += 1;
+        drop(state);
+        Some((job, Entry { puller: self.clone(), origin, names }))
+    }
+
+    async fn work(&self, job: Job, stop: &CancellationToken) {
+        match job {
+            Job::One(pull, cancel) => {
+                let (origin, path) = (pull.record.origin.clone(), pull.record.path.clone());
+                match self.pull_one(pull, &cancel, stop).await {
+                    Ok(()) => tracing::debug!(%origin, %path, "replica committed"),
+                    Err(PullError::Cancelled) => {}
+                    Err(error) => tracing::warn!(%origin, %path, %error, "replica not taken in"),
+                }
+            }
+            Job::Batch(pulls) => {
+                let Some(origin) = pulls.first().map(|pull| pull.origin.clone()) else { return };
+                if let Err((left, error)) = self.pull_batch(&origin, pulls, stop).await
+                    && !matches!(error, PullError::Cancelled)
+                {
+                    let origin = &origin.record.domain;
+                    let path = left.first().map(|pull| &*pull.record.path).unwrap_or_default();
+                    tracing::warn!(%origin, objects = left.len(), path, %error, "replicas not taken in");
+                }
+            }
+        }
+    }
+
+    async fn pull_one(
+        &self,
+        pull: Pull,
+        cancel: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> Result<(), PullError> {
+        let mut incoming = self.store.begin(&pull.record).await.map_err(IncomingError::from)?;
+        if let Err(error) = self.receive_from_any(&pull, &mut incoming, cancel).await {
+            // What stops with the agent goes on with it; of what is outdated nobody wants the rest.
+            if cancel.is_cancelled() && !stop.is_cancelled() {
+                incoming.discard().await;
+            } else {
+                incoming.suspend().await;
+            }
+            return Err(error);
+        }
+        let Pull { origin, record, signed, reservation, .. } = pull;
+        let acknowledgement = self.acknowledge(&record, &signed)?;
+        self.store.commit(incoming, signed, reservation).await?;
+        self.metrics.pulled.inc();
+        self.send(&origin, vec![acknowledgement]).await;
+        Ok(())
+    }
+
+    async fn receive_from_any(
+        &self,
+        pull: &Pull,
+        incoming: &mut Incoming,
+        cancel: &CancellationToken,
+    ) -> Result<(), PullError> {
+        let mut rounds = Rounds::new(pull.all_sources());
+        let mut last = PullError::Missing;
+        while incoming.received() < pull.record.size {
+            let Some(source) = next_source(&mut rounds, cancel).await? else { return Err(last) };
+            let Err(error) = self.receive(&source, &pull.record, incoming, cancel).await else { continue };
+            note(&pull.record, &source, &error);
+            match error.blame() {
+                Blame::Here => return Err(error),
+                Blame::Source => rounds.give_up_last(),
+                Blame::Nobody => {}
+            }
+            last = error;
+        }
+        Ok(())
+    }
+
+    async fn pull_batch(
+        &self,
+        origin: &Peer,
+        pulls: Vec<Pull>,
+        stop: &CancellationToken,
+    ) -> Result<(), (Vec<Pull>, PullError)> {
+        let mut rounds = Rounds::new(pulls.first().map(Pull::all_sources).unwrap_or_default());
+        let mut left = pulls;
+        let mut last = PullError::Missing;
+        while !left.is_empty() {
+            let source = match next_source(&mut rounds, stop).await {
+                Ok(Some(source)) => source,
+                Ok(None) => return Err((left, last)),
+                Err(error) => return Err((left, error)),
+            };
+            let mut got = Vec::new();
+            let result = self.receive_batch(&source, &mut left, &mut got, stop).await;
+            if let Err(error) = self.take_in(origin, got).await {
+                return Err((left, error));
+            }
+            // What it does not have now, it does not have in the next round either.
+            let Some(error) = result.err().or((!left.is_empty()).then_some(PullError::Missing)) else { break };
+            left.first().inspect(|pull| note(&pull.record, &source, &error));
+            match error.blame() {
+                Blame::Here => return Err((left, error)),
+                Blame::Source => rounds.give_up_last(),
+                Blame::Nobody => {}
+            }
+            last = error;
+        }
+        Ok(())
+    }
+
+    /// Makes small objects replicas together, and says so in one message.
+    async fn take_in(&self, origin: &Peer, got: Vec<(Pull, Bytes)>) -> Result<(), PullError> {
+        let (mut acknowledgements, mut objects) = (Vec::new(), Vec::new());
+        for (pull, bytes) in got {
+            let Pull { record, signed, reservation, .. } = pull;
+            acknowledgements.push(self.acknowledge(&record, &signed)?);
+            objects.push(Small { bytes, signed, reservation });
+        }
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let outcomes = self.store.commit_small(objects).await;
+        let mut problem = None;
+        let committed: Vec<Signed> = acknowledgements
+            .into_iter()
+            .zip(outcomes)
+            .filter_map(|(acknowledgement, outcome)| match outcome {
+                Ok(()) => Some(acknowledgement),
+                Err(IncomingError::Outdated) => None,
+                Err(error) => {
+                    problem = Some(error);
+                    None
+                }
+            })
+            .collect();
+        self.metrics.pulled.inc_by(committed.len() as u64);
+        if !committed.is_empty() {
+            self.send(origin, committed).await;
+        }
+        problem.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// If this is lost, the origin offers the objects again and learns that they are held.
+    async fn send(&self, origin: &Peer, acknowledgements: Vec<Signed>) {
+        let message = Acknowledgements { acknowledgements };
+        let sent = self.client.json(&origin.record, ACKNOWLEDGEMENTS_PATH, &message, MAX_MESSAGE_BYTES).await;
+        if let Err(error) = sent.map(|Done { .. }| ()) {
+            tracing::debug!(origin = %origin.record.domain, %error, "acknowledging");
+        }
+    }
+}
+
+impl State {
+    /// The next object, or, if it is a small one, those that can come with it in one answer.
+    fn take_job(&mut self, stop: &CancellationToken) -> Option<(String, Job)> {
+        let jobs = &self.jobs;
+        let may = |origin: &str| jobs.get(origin).copied().unwrap_or(0) < MAX_JOBS_PER_ORIGIN;
+        let (origin, first) = self.waiting.pop(may)?;
+        if !first.is_small() {
+            return Some((origin, Job::One(first, stop.child_token())));
+        }
+        let mut room = MAX_BATCH_BYTES - first.record.size;
+        let rest = self.waiting.gather(&origin, MAX_BATCH - 1, |pull| {
+            let is_same_way =
+                pull.sources.first().map(|peer| peer.key()) == first.sources.first().map(|peer| peer.key());
+            let fits = pull.is_small() && is_same_way && pull.record.size <= room;
+            room -= if fits { pull.record.size } else { 0 };
+            fits
+        });
+        Some((origin, Job::Batch([first].into_iter().chain(rest).collect())))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut state = self.puller.state();
+        if let Some(running) = state.running.get_mut(&self.origin) {
+            for (path, sequence) in &self.names {
+                // A newer version may be under way in its place.
+                if running.get(path).is_some_and(|entry| entry.sequence == *sequence) {
+                    running.remove(path);
+                }
+            }
+            if running.is_empty() {
+                state.running.remove(&self.origin);
+            }
+        }
+        if let Some(jobs) = state.jobs.get_mut(&self.origin) {
+            *jobs -= 1;
+            if *jobs == 0 {
+                state.jobs.remove(&self.origin);
+            }
+        }
+    }
+}
+
+async fn next_source(
+    rounds: &mut Rounds<Arc<Peer>>,
+    cancel: &CancellationToken,
+) -> Result<Option<Arc<Peer>>, PullError> {
+    let Some((source, pause)) = rounds.next() else { return Ok(None) };
+    cancel.run_until_cancelled(sleep(pause)).await.ok_or(PullError::Cancelled)?;
+    Ok(Some(source))
+}
+
+fn note(record: &ObjectRecord, source: &Peer, error: &PullError) {
+    tracing::debug!(origin = %record.origin, path = %record.path, source = %source.record.domain, %error, "pulling");
+}

@@ -1,0 +1,295 @@
+//! Bytes for peers: of this site's own objects, and of replicas that it holds and has verified for others.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use p2pcdn_core::object::{ObjectRecord, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::bandwidth::{FairBandwidth, Uplink};
+use super::batch::{MAX_BATCH_BYTES, MAX_SMALL_BYTES, header};
+use crate::catalogue::{Catalogue, OwnObject};
+use crate::clock::monotonic_ms;
+use crate::conditional::{Plan, plan};
+use crate::http_server::Body;
+use crate::load::LoadMeter;
+use crate::settings::Share;
+use crate::store::{ReadError, Replica, ReplicaStore};
+use crate::telemetry::{Metrics, PeerLabel};
+
+/// Gives bytes to peers.
+pub struct Uploads {
+    catalogue: Option<Arc<Catalogue>>,
+    store: Arc<ReplicaStore>,
+    doomed: mpsc::Sender<Arc<Replica>>,
+    metrics: Arc<Metrics>,
+    bandwidth: FairBandwidth,
+    uplink: Uplink,
+    slots: Arc<Slots>,
+}
+
+/// Why there are no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadError {
+    /// Neither an own object nor a replica that can be vouched for.
+    NoObject,
+    /// A range that lies outside of the object.
+    Range,
+    /// Too many are under way, for this peer or in all.
+    Busy,
+}
+
+/// Answers under way at the same time.
+const MAX_UPLOADS: usize = 64;
+/// Fewer if each would get less than this, in bytes per second: one that is too slow is given up by the peer, and for nothing.
+const WORTHWHILE_BYTES_PER_S: u64 = 64 * 1024;
+/// The part of them that one peer may have.
+const PART_OF_ONE: usize = 4;
+/// Small objects that are read ahead of their turn.
+const READ_AHEAD: usize = 8;
+/// The uplink is divided anew this often.
+const DIVIDE: Duration = Duration::from_secs(1);
+
+/// Whose bytes they are.
+enum Holding {
+    Own(Arc<Catalogue>, Arc<OwnObject>),
+    Replica(Arc<Replica>),
+}
+
+impl Uploads {
+    /// `doomed` takes replicas that turn out damaged.
+    pub fn new(
+        catalogue: Option<Arc<Catalogue>>,
+        store: Arc<ReplicaStore>,
+        doomed: mpsc::Sender<Arc<Replica>>,
+        metrics: Arc<Metrics>,
+        share: &Share,
+    ) -> Self {
+        let uplink = Uplink { upload: share.upload_bytes_per_s, line: share.uplink_bytes_per_s };
+        let worthwhile = usize::try_from(uplink.upload / WORTHWHILE_BYTES_PER_S).unwrap_or(usize::MAX);
+        Self {
+            catalogue,
+            store,
+            doomed,
+            metrics,
+            bandwidth: FairBandwidth::new(uplink.upload, share.upload_per_peer_bytes_per_s),
+            uplink,
+            slots: Arc::new(Slots { most: worthwhile.clamp(1, MAX_UPLOADS), used: Mutex::default() }),
+        }
+    }
+
+    /// Divides the uplink between visitors and pulls, as far as the operator has said what it carries, until cancelled.
+    ///
+    /// What visitors get through the proxy cannot be held back from here; what pulls get can.
+    pub async fn divide_uplink(
+        self: Arc<Self>,
+        load: Arc<Mutex<LoadMeter>>,
+        hot_lack_copies: impl Fn() -> bool + Send,
+        cancel: CancellationToken,
+    ) {
+        if self.uplink.line.is_none() {
+            return cancel.cancelled().await;
+        }
+        let mut tick = tokio::time::interval(DIVIDE);
+        while cancel.run_until_cancelled(tick.tick()).await.is_some() {
+            let visitors = load.lock().unwrap_or_else(PoisonError::into_inner).visitors_bytes_per_s(monotonic_ms());
+            self.bandwidth.total.grant(self.uplink.for_pulls(visitors as u64, hot_lack_copies()));
+        }
+    }
+
+    /// One object, or the range of it that the headers ask for.
+    pub async fn object(
+        self: &Arc<Self>,
+        peer: &str,
+        digest: &Sha256,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, UploadError> {
+        let slot = Slots::enter(&self.slots, peer).ok_or(UploadError::Busy)?;
+        let holding = self.find(digest).ok_or(UploadError::NoObject)?;
+        let size = holding.record().size;
+        let (status, range) = match plan(headers, None, None, size) {
+            Plan::Partial(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Plan::Unsatisfiable => return Err(UploadError::Range),
+            Plan::Full | Plan::NotModified | Plan::PreconditionFailed => (StatusCode::OK, 0..size),
+        };
+        let bytes = self.read(&holding, range.clone()).await.ok_or(UploadError::NoObject)?;
+        let mut response = Response::new(self.paced(peer, slot, bytes));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_LENGTH, (range.end - range.start).into());
+        let content_range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+        if status == StatusCode::PARTIAL_CONTENT
+            && let Ok(value) = HeaderValue::try_from(content_range)
+        {
+            response.headers_mut().insert(CONTENT_RANGE, value);
+        }
+        Ok(response)
+    }
+
+    /// Small objects, each in a frame of its own; what is not here, no small one, or beyond what a batch holds is said to be missing.
+    pub async fn batch(self: &Arc<Self>, peer: &str, digests: Vec<Sha256>) -> Result<Response<Body>, UploadError> {
+        let slot = Slots::enter(&self.slots, peer).ok_or(UploadError::Busy)?;
+        let mut room = MAX_BATCH_BYTES;
+        let found: Vec<Option<Holding>> = digests
+            .iter()
+            .map(|digest| {
+                let found = self.find(digest).filter(|found| found.record().size <= room.min(MAX_SMALL_BYTES));
+                room -= found.as_ref().map_or(0, |found| found.record().size);
+                found
+            })
+            .collect();
+        let uploads = self.clone();
+        let frames = stream::iter(found).map(move |found| {
+            let uploads = uploads.clone();
+            async move { Ok(uploads.frame(found).await) }
+        });
+        Ok(Response::new(self.paced(peer, slot, Box::pin(frames.buffered(READ_AHEAD)))))
+    }
+
+    async fn frame(&self, found: Option<Holding>) -> Bytes {
+        let Some(found) = found else { return header(None) };
+        let size = found.record().size;
+        let mut frame = BytesMut::from(&header(Some(size))[..]);
+        let whole = frame.len() + size as usize;
+        if let Some(mut bytes) = self.read(&found, 0..size).await {
+            while let Ok(Some(part)) = bytes.try_next().await {
+                frame.extend_from_slice(&part);
+            }
+        }
+        if frame.len() == whole { frame.freeze() } else { header(None) }
+    }
+
+    fn find(&self, digest: &Sha256) -> Option<Holding> {
+        let own = self.catalogue.as_ref().and_then(|catalogue| {
+            let object = catalogue.find_digest(digest)?;
+            Some(Holding::Own(catalogue.clone(), object))
+        });
+        own.or_else(|| self.store.find_digest(digest).map(Holding::Replica))
+    }
+
+    /// Replicas are verified before the first byte; own objects have just been opened in the state in which they were hashed.
+    async fn read(&self, holding: &Holding, range: Range<u64>) -> Option<BoxStream<'static, io::Result<Bytes>>> {
+        match holding {
+            Holding::Own(catalogue, object) => catalogue.bytes(object, range).await.ok(),
+            Holding::Replica(replica) => match self.store.verify(&replica.record).await {
+                Ok(()) => {
+                    let bytes = self.store.read(&replica.record.sha256, range).await.ok()?;
+                    Some(Box::pin(bytes.map_err(io::Error::other)))
+                }
+                Err(ReadError::Store(error)) => {
+                    tracing::error!(%error, "reading a replica for a peer");
+                    None
+                }
+                Err(ReadError::Missing | ReadError::Corrupt) => {
+                    // Full means that many are going already.
+                    let _ = self.doomed.try_send(replica.clone());
+                    None
+                }
+            },
+        }
+    }
+
+    /// Bytes as fast as the limits allow, counted as they leave; the slot is free when they are through or nobody wants them any more.
+    fn paced(self: &Arc<Self>, peer: &str, slot: Slot, bytes: BoxStream<'static, io::Result<Bytes>>) -> Body {
+        let count = self.metrics.uploaded_bytes.get_or_create(&PeerLabel::of(peer)).clone();
+        let (uploads, peer) = (self.clone(), Arc::new(peer.to_owned()));
+        let paced = bytes.and_then(move |bytes| {
+            let (uploads, peer, count, _slot) = (uploads.clone(), peer.clone(), count.clone(), &slot);
+            async move {
+                uploads.bandwidth.take(&peer, bytes.len()).await;
+                count.inc_by(bytes.len() as u64);
+                Ok(Frame::data(bytes))
+            }
+        });
+        StreamBody::new(paced).boxed_unsync()
+    }
+}
+
+impl Holding {
+    fn record(&self) -> &ObjectRecord {
+        match self {
+            Self::Own(_, object) => &object.record,
+            Self::Replica(replica) => &replica.record,
+        }
+    }
+}
+
+/// Answers under way, by peer.
+struct Slots {
+    most: usize,
+    used: Mutex<HashMap<String, usize>>,
+}
+
+/// The place of one answer among those under way; free again when it is dropped.
+struct Slot {
+    slots: Arc<Slots>,
+    peer: String,
+}
+
+impl Slots {
+    fn enter(slots: &Arc<Self>, peer: &str) -> Option<Slot> {
+        let mut used = slots.used();
+        let most_of_one = (slots.most / PART_OF_ONE).max(1);
+        let of_peer = used.get(peer).copied().unwrap_or(0);
+        if used.values().sum::<usize>() >= slots.most || of_peer >= most_of_one {
+            return None;
+        }
+        used.insert(peer.to_owned(), of_peer + 1);
+        Some(Slot { slots: slots.clone(), peer: peer.to_owned() })
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut used = self.slots.used();
+        if let Some(of_peer) = used.get_mut(&self.peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                used.remove(&self.peer);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_never_takes_every_slot_and_each_is_given_back() {
+        let slots = Arc::new(Slots { most: 8, used: Mutex::default() });
+        let enter = |peer: &str| Slots::enter(&slots, peer);
+        let greedy: Vec<Slot> = std::iter::from_fn(|| enter("a")).collect();
+        assert_eq!(greedy.len(), 2);
+        let others: Vec<Slot> = ["b", "b", "c", "c", "d", "d"].into_iter().filter_map(enter).collect();
+        assert_eq!(others.len(), 6);
+        assert!(enter("e").is_none());
+        drop(greedy);
+        assert!(enter("e").is_some());
+        drop(others);
+        assert!(slots.used().is_empty());
+    }
+
+    #[test]
+    fn a_narrow_uplink_still_serves_one_at_a_time() {
+        let slots = Arc::new(Slots { most: 1, used: Mutex::default() });
+        let first = Slots::enter(&slots, "a");
+        assert!(first.is_some() && Slots::enter(&slots, "b").is_none());
+        drop(first);
+        assert!(Slots::enter(&slots, "b").is_some());
+    }
+}
