@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; and what redirects
-//! cost a browser.
+//! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; what redirects
+//! cost a browser; and what serving replicas costs a host.
 
 mod caching;
 mod load;
@@ -8,9 +8,13 @@ mod proxy;
 mod publisher;
 mod redirect;
 mod report;
+mod serve;
 mod table;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use p2pcdn_tests::{Dist, Lab, client};
 use serde::Serialize;
@@ -36,6 +40,13 @@ pub(crate) enum Bench {
     /// A headless Chromium visits five pages of the same twenty images, then the holder dies that served most. Takes about ten minutes
     /// after the build.
     Caching(caching::CachingArgs),
+
+    /// Serving replicas beside nginx serving the same files, and the agent's memory with a thousand slow readers.
+    ///
+    /// Agent and nginx are alone on one core in turn; Envoy with one worker and wrk share another one, on the way through Envoy and
+    /// past it. Ratios are the agent's throughput over nginx's, and nginx's CPU time per answer over the agent's. Takes about three
+    /// minutes after the build.
+    Serve(serve::ServeArgs),
 }
 
 /// Why a benchmark has no result.
@@ -84,12 +95,13 @@ pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
             Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
         }
         Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
+        Bench::Serve(args) => Ok(measure(programs(PathBuf::new()), async |bed| serve::run(bed, args).await)?),
     }
 }
 
 struct Programs {
     dist: Result<Dist, p2pcdn_tests::Error>,
-    publisher: std::path::PathBuf,
+    publisher: PathBuf,
 }
 
 fn measure(programs: Programs, run: impl AsyncFnOnce(&Bed) -> Result<(), BenchError>) -> Result<(), BenchError> {
@@ -105,7 +117,7 @@ fn measure(programs: Programs, run: impl AsyncFnOnce(&Bed) -> Result<(), BenchEr
 /// What every measurement needs.
 struct Bed {
     lab: Lab,
-    publisher: std::path::PathBuf,
+    publisher: PathBuf,
     cores: machine::Cores,
 }
 
