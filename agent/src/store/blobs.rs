@@ -104,7 +104,8 @@ impl Blobs {
     }
 }
 
-fn place(digest: &Sha256) -> Path {
+/// Where a blob is.
+pub(super) fn place(digest: &Sha256) -> Path {
     let hex = digest.to_string();
     Path::from(format!("blobs/{}/{hex}", &hex[..2]))
 }

@@ -6,6 +6,7 @@
 pub(crate) mod blobs;
 mod incoming;
 mod index;
+mod reading;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,10 +20,12 @@ use p2pcdn_core::object::{ObjectRecord, Sha256};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::identity::{Signed, SignedError};
-use blobs::Blobs;
+use blobs::{Blobs, place};
 pub use incoming::{Incoming, IncomingError};
 use index::Index;
 pub use index::{Replica, Usage};
+pub use reading::Content;
+use reading::OpenFiles;
 
 /// All replicas held for others.
 pub struct ReplicaStore {
@@ -35,6 +38,7 @@ pub struct ReplicaStore {
     verifying: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
+    open: OpenFiles,
 }
 
 /// What an object store says about a blob; a blob whose stamp has changed is verified anew.
@@ -111,6 +115,7 @@ impl ReplicaStore {
             changing: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
+            open: OpenFiles::new(directory),
         };
         for key in dropped {
             store.remove_row(&key)?;
@@ -222,8 +227,24 @@ impl ReplicaStore {
         if !self.index().uses(digest) {
             self.verified().remove(digest);
             self.blobs.delete(digest).await?;
+            self.open.close(digest);
         }
         Ok(())
+    }
+
+    /// The bytes of a replica, verified and ready to be served.
+    pub async fn open_content(self: &Arc<Self>, record: &ObjectRecord) -> Result<Content, ReadError> {
+        let digest = record.sha256;
+        if let Some(file) = self.open.find(&digest) {
+            return Ok(Content::File(file));
+        }
+        // Opened before it is verified, and kept only if it has not changed since.
+        let opened = self.open.open(place(&digest).as_ref()).await;
+        self.verify(record).await?;
+        match opened {
+            Ok(file) if self.open.keep(digest, &file) => Ok(Content::File(file)),
+            _ => Ok(Content::Stored(self.clone(), digest)),
+        }
     }
 
     /// Makes sure that the bytes are those of the record: by their stamp if they were verified before, else by reading them all.
@@ -252,6 +273,7 @@ impl ReplicaStore {
         let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
         if self.blobs.digest_of(&digest).await? != Some(digest) {
             self.verified().remove(&digest);
+            self.open.close(&digest);
             return Err(ReadError::Corrupt);
         }
         self.verified().insert(digest, stamp);

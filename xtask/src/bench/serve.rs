@@ -152,7 +152,7 @@ fn measure(
     let ran_s = servers.cpu_s(server)? - ran_before;
     let counted = said.lines().rev().find(|line| line.starts_with('{'));
     let counted: Counted = serde_json::from_str(counted.ok_or_else(|| BenchError::Load(said.clone()))?)?;
-    if counted.requests == 0 || counted.failed > 0 {
+    if counted.bytes == 0 || counted.failed > 0 {
         return Err(BenchError::Load(said));
     }
     // Of large objects few are complete when the time is over, but what came of the others counts as well. Of small ones the heads
