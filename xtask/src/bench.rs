@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what the filter and its table cost, beside what the proxy's own machinery costs in the same run; what redirects
-//! cost a browser, and what replication costs the agents.
+//! cost a browser; what replication costs the agents; and what serving replicas costs a host.
 
 mod caching;
 mod load;
@@ -9,9 +9,13 @@ mod publisher;
 mod redirect;
 mod replicate;
 mod report;
+mod serve;
 mod table;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use p2pcdn_tests::{Dist, Lab, client};
 use serde::Serialize;
@@ -42,6 +46,13 @@ pub(crate) enum Bench {
     ///
     /// Real agents behind real Envoys, all on loopback. Takes about two minutes after the build.
     Replicate(replicate::ReplicateArgs),
+
+    /// Serving replicas beside nginx serving the same files, and the agent's memory with a thousand slow readers.
+    ///
+    /// Agent and nginx are alone on one core in turn; Envoy with one worker and wrk share another one, on the way through Envoy and
+    /// past it. Ratios are the agent's throughput over nginx's, and nginx's CPU time per answer over the agent's. Takes about three
+    /// minutes after the build.
+    Serve(serve::ServeArgs),
 }
 
 /// Why a benchmark has no result.
@@ -91,12 +102,13 @@ pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
         }
         Bench::Replicate(args) => Ok(replicate::run(layout, &tools.envoy, args)?),
         Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
+        Bench::Serve(args) => Ok(measure(programs(PathBuf::new()), async |bed| serve::run(bed, args).await)?),
     }
 }
 
 struct Programs {
     dist: Result<Dist, p2pcdn_tests::Error>,
-    publisher: std::path::PathBuf,
+    publisher: PathBuf,
 }
 
 fn measure(programs: Programs, run: impl AsyncFnOnce(&Bed) -> Result<(), BenchError>) -> Result<(), BenchError> {
@@ -112,7 +124,7 @@ fn measure(programs: Programs, run: impl AsyncFnOnce(&Bed) -> Result<(), BenchEr
 /// What every measurement needs.
 struct Bed {
     lab: Lab,
-    publisher: std::path::PathBuf,
+    publisher: PathBuf,
     cores: machine::Cores,
 }
 

@@ -15,6 +15,7 @@ use crate::{
     process::{self, CommandError},
 };
 
+pub(crate) use packages::find as find_program;
 pub(crate) use wasm::WasmRoute;
 
 /// What setup found or installed.

@@ -8,7 +8,6 @@ mod cors;
 mod headers;
 mod leases;
 
-use std::io;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
@@ -26,7 +25,7 @@ use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, json, text};
 use crate::identity::{Membership, OwnRecord, Standing};
 use crate::settings::Settings;
-use crate::store::{ReadError, Replica, ReplicaStore};
+use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
 use admission::{Use, attachment, use_of};
 use cors::share;
@@ -112,23 +111,22 @@ impl ReplicaServer {
             self.metrics.over_lease.inc();
             return self.send_back(&asked, headers);
         }
-        match self.store.verify(&replica.record).await {
-            Ok(()) => {}
+        match self.store.open_content(&replica.record).await {
+            Ok(content) => self.serve(request, &replica, content).await,
             Err(ReadError::Store(error)) => {
                 tracing::error!(origin = %asked.origin, path = %asked.path, %error, "reading a replica");
-                return self.send_back(&asked, headers);
+                self.send_back(&asked, headers)
             }
             Err(damage) => {
                 tracing::error!(origin = %asked.origin, path = %asked.path, %damage, "a replica is damaged");
                 // Full means that many are going already; nothing unverified is served meanwhile.
                 let _ = self.doomed.try_send(replica.clone());
-                return self.send_back(&asked, headers);
+                self.send_back(&asked, headers)
             }
         }
-        self.serve(request, &replica).await
     }
 
-    async fn serve(&self, request: &Request<Incoming>, replica: &Replica) -> Response<Body> {
+    async fn serve(&self, request: &Request<Incoming>, replica: &Replica, content: Content) -> Response<Body> {
         let record = &replica.record;
         let plan = plan(request.headers(), Some(&record.etag), None, record.size);
         let range = match &plan {
@@ -139,7 +137,7 @@ impl ReplicaServer {
         let mut response = match range.filter(|_| *request.method() == Method::GET) {
             None => empty(StatusCode::OK),
             Some(range) => {
-                match self.store.read(&record.sha256, range).await {
+                match content.read(range).await {
                     Ok(stream) => {
                         self.metrics.served.inc();
                         let (leases, metrics, origin) =
@@ -149,8 +147,7 @@ impl ReplicaServer {
                             leases.draw(&origin, part.len() as u64, monotonic_ms());
                             metrics.served_bytes.inc_by(part.len() as u64);
                         });
-                        let frames = counted.map_ok(Frame::data).map_err(io::Error::other);
-                        Response::new(StreamBody::new(frames).boxed_unsync())
+                        Response::new(StreamBody::new(counted.map_ok(Frame::data)).boxed_unsync())
                     }
                     Err(error) => {
                         tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");

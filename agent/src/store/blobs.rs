@@ -191,6 +191,11 @@ impl Blobs {
         blocking(move || files.sync_removal(Kind::Record, &digest)).await?
     }
 
+    /// Where a blob is, if that is a file of this machine.
+    pub(super) fn file_of(&self, digest: &Sha256) -> Option<PathBuf> {
+        self.files.as_ref().map(|files| files.place(Kind::Blob, digest))
+    }
+
     pub(crate) async fn read(
         &self,
         digest: &Sha256,

@@ -100,7 +100,7 @@ impl Files {
         touched.iter().try_for_each(|directory| sync_directory(directory))
     }
 
-    fn place(&self, kind: Kind, digest: &Sha256) -> PathBuf {
+    pub(super) fn place(&self, kind: Kind, digest: &Sha256) -> PathBuf {
         let hex = digest.to_string();
         self.directory.join(kind.directory()).join(&hex[..2]).join(hex)
     }

@@ -12,6 +12,7 @@ mod health;
 mod incoming;
 mod index;
 mod place;
+mod reading;
 mod rows;
 mod s3_http;
 mod start;
@@ -36,6 +37,8 @@ use incoming::Parts;
 use index::Index;
 pub use index::{Replica, Usage};
 pub use place::{BucketAccess, Place};
+pub use reading::Content;
+use reading::{OpenFile, OpenFiles};
 use rows::{Change, Rows};
 
 /// All replicas held for others.
@@ -51,6 +54,7 @@ pub struct ReplicaStore {
     verifying: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
+    open: OpenFiles,
 }
 
 /// What an object store says about a blob; a blob whose stamp has changed is verified anew.
@@ -102,6 +106,7 @@ impl ReplicaStore {
             changing: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
+            open: OpenFiles::new(),
         };
         store.reconcile().await?;
         Ok(store)
@@ -197,6 +202,7 @@ impl ReplicaStore {
         if !self.index().uses(digest) {
             self.verified().remove(digest);
             self.blobs.delete(Kind::Blob, digest).await?;
+            self.open.close(digest);
         }
         Ok(())
     }
@@ -210,6 +216,24 @@ impl ReplicaStore {
     async fn change(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let rows = self.rows.clone();
         blocking(move || rows.write(&changes)).await?
+    }
+
+    /// The bytes of a replica, verified and ready to be served.
+    pub async fn open_content(self: &Arc<Self>, record: &ObjectRecord) -> Result<Content, ReadError> {
+        let digest = record.sha256;
+        if let Some(file) = self.open.find(&digest) {
+            return Ok(Content::File(file));
+        }
+        // Opened before it is verified, and kept only if it has not changed since.
+        let opened = match self.blobs.file_of(&digest) {
+            Some(path) => OpenFile::at(path).await.ok(),
+            None => None,
+        };
+        self.verify(record).await?;
+        match opened {
+            Some(file) if self.open.keep(digest, &file) => Ok(Content::File(file)),
+            _ => Ok(Content::Stored(self.clone(), digest)),
+        }
     }
 
     /// Makes sure that the bytes are those of the record: by their stamp if they were verified before, else by reading them all.
@@ -238,6 +262,7 @@ impl ReplicaStore {
         let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
         if self.blobs.digest_of(&digest).await? != Some(digest) {
             self.verified().remove(&digest);
+            self.open.close(&digest);
             return Err(ReadError::Corrupt);
         }
         self.verified().insert(digest, stamp);
@@ -291,4 +316,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

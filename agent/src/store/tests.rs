@@ -81,7 +81,7 @@ impl Lab {
     }
 }
 
-fn location(directory: &Path) -> Location {
+pub(crate) fn location(directory: &Path) -> Location {
     let access =
         BucketAccess { endpoint: String::new(), region: String::new(), tls: testing::Authority::new().trusting() };
     Location { directory: directory.into(), place: Place::State, access, max_unfinished_bytes: 1 << 20 }

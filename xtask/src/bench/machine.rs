@@ -13,6 +13,7 @@ const GUARD_BYTES: u64 = 2 << 30;
 pub(super) struct Cores {
     /// Where the measured worker is alone.
     measured: usize,
+    other: usize,
 }
 
 impl Cores {
@@ -23,7 +24,16 @@ impl Cores {
         let mut usable = (0..CpuSet::MAX_CPU).filter(|core| usable.is_set(*core));
         let (Some(measured), Some(other)) = (usable.next(), usable.next()) else { return Err(BenchError::OneCore) };
         sched_setaffinity(None, &only(other)).map_err(fail)?;
-        Ok(Self { measured })
+        Ok(Self { measured, other })
+    }
+
+    /// Starts a program whose threads are all on the core that is kept free for it, which is the only one that it sees.
+    pub(super) fn start_alone<T>(&self, start: impl FnOnce() -> T) -> Result<T, BenchError> {
+        let fail = |source: rustix::io::Errno| BenchError::io("move to another core")(source.into());
+        sched_setaffinity(None, &only(self.measured)).map_err(fail)?;
+        let started = start();
+        sched_setaffinity(None, &only(self.other)).map_err(fail)?;
+        Ok(started)
     }
 
     /// Moves a thread to the core that is kept free for it.

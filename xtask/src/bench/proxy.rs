@@ -11,9 +11,9 @@ use super::{
     publisher::Publisher,
 };
 
-const ENVOY: &str = include_str!("envoy.yaml");
+pub(super) const ENVOY: &str = include_str!("envoy.yaml");
 const LISTENER: &str = include_str!("listener.yaml");
-const CLUSTER: &str = include_str!("cluster.yaml");
+pub(super) const CLUSTER: &str = include_str!("cluster.yaml");
 const LUA: &str = include_str!("lua.yaml");
 const GATE: &str = include_str!("gate.lua");
 /// Switches a filter on for one route, as envoy-config/site.yaml does.
@@ -52,10 +52,24 @@ impl Proxy {
         overlay: &str,
         handlers: &[(&'static str, Handler<'_>)],
     ) -> Result<Self, BenchError> {
+        let proxy = Self::run(bed, name, workers, overlay, &configuration(bed, handlers)?).await?;
+        if workers == 1 {
+            bed.cores.pin(proxy.worker)?;
+        }
+        Ok(proxy)
+    }
+
+    /// Starts one with this configuration; its workers share the core of everything else.
+    pub(super) async fn run(
+        bed: &Bed,
+        name: &str,
+        workers: u32,
+        overlay: &str,
+        configuration: &str,
+    ) -> Result<Self, BenchError> {
         let directory = bed.lab.directory();
         let file = |extension| directory.join(format!("{name}.{extension}"));
-        fs::write(file("yaml"), configuration(bed, handlers)?)
-            .map_err(BenchError::io("write Envoy's configuration"))?;
+        fs::write(file("yaml"), configuration).map_err(BenchError::io("write Envoy's configuration"))?;
         let workers_text = workers.to_string();
         let mut arguments: Vec<_> =
             ["--concurrency", &workers_text, "--disable-hot-restart", "--log-level", "warn"].map(Into::into).into();
@@ -69,9 +83,6 @@ impl Proxy {
         let process = program.id().unwrap_or_default();
         let worker = Thread::find(process, "wrk:worker_0").map_err(BenchError::io("list Envoy's threads"))?;
         let worker = worker.ok_or_else(|| BenchError::Stat("thread wrk:worker_0".into()))?;
-        if workers == 1 {
-            bed.cores.pin(worker)?;
-        }
         Ok(Self { program, client, admin, listeners, worker })
     }
 
@@ -171,9 +182,8 @@ struct SocketAddress {
 }
 
 fn configuration(bed: &Bed, handlers: &[(&'static str, Handler<'_>)]) -> Result<String, BenchError> {
-    let shipped = &bed.lab.dist.site_yaml;
-    let shipped = fs::read_to_string(shipped).map_err(BenchError::io(format!("read {}", shipped.display())))?;
-    let http = between(&shipped, "use_remote_address:", "http_filters:")?;
+    let shipped = shipped(bed)?;
+    let http = http_settings(&shipped)?;
     let (mut listeners, mut clusters) = (String::new(), String::new());
     for (name, handler) in handlers {
         let (filter, switch) = match handler {
@@ -195,6 +205,17 @@ fn configuration(bed: &Bed, handlers: &[(&'static str, Handler<'_>)]) -> Result<
         listeners += &listener.replace("«filter»\n", &filter).replace("«switch»\n", &switch);
     }
     Ok(ENVOY.replace("«listeners»\n", &listeners).replace("«clusters»\n", &clusters))
+}
+
+/// envoy-config/site.yaml.
+pub(super) fn shipped(bed: &Bed) -> Result<String, BenchError> {
+    let shipped = &bed.lab.dist.site_yaml;
+    fs::read_to_string(shipped).map_err(BenchError::io(format!("read {}", shipped.display())))
+}
+
+/// Its settings of HTTP connections.
+pub(super) fn http_settings(shipped: &str) -> Result<&str, BenchError> {
+    between(shipped, "use_remote_address:", "http_filters:")
 }
 
 /// The filter as it ships, but with a VM and a table of its own, and with no first request that stays at home.

@@ -59,7 +59,8 @@ fn missing() -> Vec<(&'static str, &'static str)> {
     programs.chain(lacks_module.then_some(PYTHON_MODULE)).collect()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// Where a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories = env::split_paths(&path).chain([PathBuf::from(SYSTEM_PROGRAMS)]);
     directories.map(|directory| directory.join(program)).find(|file| is_executable(file))

@@ -34,6 +34,7 @@ use crate::replicate::messages::{
 };
 use crate::settings::Host;
 use crate::store::ReplicaStore;
+use crate::store::tests::location;
 use crate::telemetry::Metrics;
 
 /// Longest wait for what has to happen.
@@ -265,7 +266,7 @@ impl HostLab {
             membership.introduce(&check(sign(&source.key, &record).unwrap(), now_s()).unwrap(), now_s()).unwrap();
         }
         let membership = Arc::new(membership);
-        let store = Arc::new(ReplicaStore::open(&directory.path().join("replicas")).await.unwrap());
+        let store = Arc::new(ReplicaStore::open(location(&directory.path().join("replicas"))).await.unwrap());
         let connector = Arc::new(Connector::new(true, testing::Authority::new().trusting()));
         let client = Arc::new(PeerClient::new(connector, NodeCertificate::new(&key).unwrap()));
         let metrics = Arc::<Metrics>::default();
