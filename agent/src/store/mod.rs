@@ -38,7 +38,8 @@ pub struct ReplicaStore {
     verifying: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
-    open: OpenFiles,
+    /// `None` if blobs are anywhere else than in a directory of this machine.
+    open: Option<OpenFiles>,
 }
 
 /// What an object store says about a blob; a blob whose stamp has changed is verified anew.
@@ -115,7 +116,7 @@ impl ReplicaStore {
             changing: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
             verified: Mutex::default(),
-            open: OpenFiles::new(directory),
+            open: Some(OpenFiles::new(directory)),
         };
         for key in dropped {
             store.remove_row(&key)?;
@@ -227,7 +228,7 @@ impl ReplicaStore {
         if !self.index().uses(digest) {
             self.verified().remove(digest);
             self.blobs.delete(digest).await?;
-            self.open.close(digest);
+            self.close(digest);
         }
         Ok(())
     }
@@ -235,15 +236,25 @@ impl ReplicaStore {
     /// The bytes of a replica, verified and ready to be served.
     pub async fn open_content(self: &Arc<Self>, record: &ObjectRecord) -> Result<Content, ReadError> {
         let digest = record.sha256;
-        if let Some(file) = self.open.find(&digest) {
+        let Some(open) = &self.open else {
+            self.verify(record).await?;
+            return Ok(Content::Stored(self.clone(), digest));
+        };
+        if let Some(file) = open.find(&digest) {
             return Ok(Content::File(file));
         }
         // Opened before it is verified, and kept only if it has not changed since.
-        let opened = self.open.open(place(&digest).as_ref()).await;
+        let opened = open.open(place(&digest).as_ref()).await;
         self.verify(record).await?;
         match opened {
-            Ok(file) if self.open.keep(digest, &file) => Ok(Content::File(file)),
+            Ok(file) if open.keep(digest, &file) => Ok(Content::File(file)),
             _ => Ok(Content::Stored(self.clone(), digest)),
+        }
+    }
+
+    fn close(&self, digest: &Sha256) {
+        if let Some(open) = &self.open {
+            open.close(digest);
         }
     }
 
@@ -271,9 +282,13 @@ impl ReplicaStore {
     pub async fn scrub(&self, record: &ObjectRecord) -> Result<(), ReadError> {
         let digest = record.sha256;
         let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
-        if self.blobs.digest_of(&digest).await? != Some(digest) {
+        let found = match &self.open {
+            Some(open) => open.digest_of(place(&digest).as_ref()).await?,
+            None => self.blobs.digest_of(&digest).await?,
+        };
+        if found != Some(digest) {
             self.verified().remove(&digest);
-            self.open.close(&digest);
+            self.close(&digest);
             return Err(ReadError::Corrupt);
         }
         self.verified().insert(digest, stamp);

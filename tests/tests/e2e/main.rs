@@ -28,4 +28,5 @@ mod overload;
 mod pause;
 mod policy;
 mod purge;
+mod slow_readers;
 mod url_origin;
