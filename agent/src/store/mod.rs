@@ -38,7 +38,7 @@ use index::Index;
 pub use index::{Replica, Usage};
 pub use place::{BucketAccess, Place};
 pub use reading::Content;
-use reading::{OpenFile, OpenFiles};
+use reading::OpenFiles;
 use rows::{Change, Rows};
 
 /// All replicas held for others.
@@ -54,6 +54,7 @@ pub struct ReplicaStore {
     verifying: tokio::sync::Mutex<()>,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
+    /// `None` if blobs are anywhere else than in a directory of this machine.
     open: OpenFiles,
 }
 
@@ -221,17 +222,18 @@ impl ReplicaStore {
     /// The bytes of a replica, verified and ready to be served.
     pub async fn open_content(self: &Arc<Self>, record: &ObjectRecord) -> Result<Content, ReadError> {
         let digest = record.sha256;
+        let Some(path) = self.blobs.file_of(&digest) else {
+            self.verify(record).await?;
+            return Ok(Content::Stored(self.clone(), digest));
+        };
         if let Some(file) = self.open.find(&digest) {
             return Ok(Content::File(file));
         }
         // Opened before it is verified, and kept only if it has not changed since.
-        let opened = match self.blobs.file_of(&digest) {
-            Some(path) => OpenFile::at(path).await.ok(),
-            None => None,
-        };
+        let opened = self.open.open(path).await;
         self.verify(record).await?;
         match opened {
-            Some(file) if self.open.keep(digest, &file) => Ok(Content::File(file)),
+            Ok(file) if self.open.keep(digest, &file) => Ok(Content::File(file)),
             _ => Ok(Content::Stored(self.clone(), digest)),
         }
     }
@@ -260,7 +262,11 @@ impl ReplicaStore {
     pub async fn scrub(&self, record: &ObjectRecord) -> Result<(), ReadError> {
         let digest = record.sha256;
         let stamp = Stamp::of(&self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?);
-        if self.blobs.digest_of(&digest).await? != Some(digest) {
+        let found = match self.blobs.file_of(&digest) {
+            Some(path) => reading::digest_of(path).await?,
+            None => self.blobs.digest_of(&digest).await?,
+        };
+        if found != Some(digest) {
             self.verified().remove(&digest);
             self.open.close(&digest);
             return Err(ReadError::Corrupt);

@@ -4,13 +4,13 @@
 //! asked for. Only what has to come from the disk is left to a thread that may block.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -19,14 +19,15 @@ use p2pcdn_core::object::Sha256;
 use quick_cache::sync::Cache;
 use rustix::fs::{Stat, fstat};
 use rustix::io::{ReadWriteFlags, preadv2};
+use sha2::Digest;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{ReplicaStore, StoreError};
 
 /// Files that stay open; beyond that the least wanted ones are closed.
 const MAX_OPEN: usize = 512;
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 32 * 1024;
+/// Bytes that are read at once to be hashed.
+const HASHED_BYTES: usize = 256 * 1024;
 
 /// The verified bytes of a replica.
 pub enum Content {
@@ -37,11 +38,11 @@ pub enum Content {
 }
 
 /// The bytes of an answer as they come.
-type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
 impl Content {
-    /// The bytes in `range`, which lies within the replica.
-    pub async fn read(self, range: Range<u64>) -> Result<ByteStream, StoreError> {
+    /// The bytes in `range`, which lies within the replica; no piece comes before the one before it has been dropped.
+    pub(crate) async fn read(self, range: Range<u64>) -> Result<ByteStream, StoreError> {
         match self {
             Self::File(file) => Ok(Pieces::new(file, range).boxed()),
             Self::Stored(store, digest) => Ok(store.read(&digest, range).await?.map_err(io::Error::other).boxed()),
@@ -52,12 +53,15 @@ impl Content {
 /// Blobs that are open, each with the state in which it was verified.
 pub(super) struct OpenFiles {
     files: Cache<Sha256, Arc<OpenFile>>,
+    buffers: Arc<Buffers>,
 }
 
 /// A verified blob.
 pub struct OpenFile {
     file: File,
     stamp: FileStamp,
+    /// Where its bytes are read to.
+    buffers: Arc<Buffers>,
 }
 
 /// Differs once somebody has written to the file, cut it off or removed it.
@@ -71,12 +75,23 @@ struct FileStamp {
 
 impl OpenFiles {
     pub(super) fn new() -> Self {
-        Self { files: Cache::new(MAX_OPEN) }
+        Self { files: Cache::new(MAX_OPEN), buffers: Arc::new(Buffers::new()) }
     }
 
     /// The file of a blob, if it is open and still what was verified.
     pub(super) fn find(&self, digest: &Sha256) -> Option<Arc<OpenFile>> {
         self.files.get(digest).filter(|file| file.is_unchanged())
+    }
+
+    /// Opens the file of a blob, which is to be verified next.
+    pub(super) async fn open(&self, path: PathBuf) -> io::Result<Arc<OpenFile>> {
+        let buffers = self.buffers.clone();
+        let open = move || {
+            let file = File::open(path)?;
+            let stamp = FileStamp::of(&fstat(&file)?);
+            Ok(Arc::new(OpenFile { file, stamp, buffers }))
+        };
+        spawn_blocking(open).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
     }
 
     /// Keeps a file that has been verified since it was opened; `false` if it has changed meanwhile.
@@ -96,34 +111,34 @@ impl OpenFiles {
     }
 }
 
-impl OpenFile {
-    /// Opens the file of a blob, which is to be verified next.
-    pub(super) async fn at(path: PathBuf) -> io::Result<Arc<Self>> {
-        let open = move || {
-            let file = File::open(path)?;
-            let stamp = FileStamp::of(&fstat(&file)?);
-            Ok(Arc::new(Self { file, stamp }))
+/// The digest of the bytes that are in the file of a blob now; `None` if there is no file.
+pub(super) async fn digest_of(path: PathBuf) -> Result<Option<Sha256>, StoreError> {
+    let file = path.clone();
+    let digest = move || {
+        let mut file = match File::open(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
-        spawn_blocking(open).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
-    }
+        let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; HASHED_BYTES]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(Some(Sha256(hasher.finalize().into()))),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+    };
+    let done = spawn_blocking(digest).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)));
+    done.map_err(StoreError::io(&path))
+}
 
+impl OpenFile {
     fn is_unchanged(&self) -> bool {
         fstat(&self.file).is_ok_and(|stat| FileStamp::of(&stat) == self.stamp)
     }
 
-    /// Reads without waiting for a disk; an error if that is not possible here or now.
-    fn read_from_memory(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let mut bytes = vec![0; length];
-        let read = preadv2(&self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT)?;
-        bytes.truncate(read);
-        Ok(bytes.into())
-    }
-
-    fn read(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let mut bytes = vec![0; length];
-        let read = self.file.read_at(&mut bytes, offset)?;
-        bytes.truncate(read);
-        Ok(bytes.into())
+    /// Fills the buffer as far as that is possible without waiting for a disk.
+    fn read_from_memory(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(preadv2(&self.file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT)?)
     }
 }
 
@@ -138,27 +153,51 @@ impl FileStamp {
     }
 }
 
-/// The bytes of a file in pieces.
+/// The bytes of a file in pieces. A client that takes its time keeps one of them in memory: the next one is read once it has been sent.
 pub(super) struct Pieces {
     file: Arc<OpenFile>,
     range: Range<u64>,
+    turn: Arc<Mutex<Turn>>,
     /// A piece on its way from the disk.
-    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    reading: Option<JoinHandle<io::Result<Buffer>>>,
+}
+
+/// Whether the next piece may be read.
+#[derive(Default)]
+struct Turn {
+    is_out: bool,
+    waiting: Option<Waker>,
+}
+
+/// A piece on its way to the client.
+struct Piece {
+    buffer: Buffer,
+    turn: Arc<Mutex<Turn>>,
 }
 
 impl Pieces {
     /// The bytes in `range`, which lies within the file.
-    pub(super) fn new(file: Arc<OpenFile>, range: Range<u64>) -> Self {
-        Self { file, range, reading: None }
+    fn new(file: Arc<OpenFile>, range: Range<u64>) -> Self {
+        Self { file, range, turn: Arc::default(), reading: None }
     }
 
-    fn pass_on(&mut self, piece: io::Result<Bytes>) -> Poll<Option<io::Result<Bytes>>> {
-        let length = piece.as_ref().map_or(0, Bytes::len) as u64;
-        self.range.start += length;
-        match piece {
-            Ok(_) if length == 0 => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
-            piece => Poll::Ready(Some(piece)),
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Buffer>> {
+        if self.reading.is_none() {
+            let (offset, left) = (self.range.start, self.range.end - self.range.start);
+            let mut buffer = self.file.buffers.take(usize::try_from(left).unwrap_or(usize::MAX));
+            if buffer.fill(|bytes| self.file.read_from_memory(offset, bytes)).is_ok() {
+                return Poll::Ready(Ok(buffer));
+            }
+            let file = self.file.clone();
+            self.reading = Some(spawn_blocking(move || {
+                buffer.fill(|bytes| file.file.read_at(bytes, offset))?;
+                Ok(buffer)
+            }));
         }
+        let Some(reading) = &mut self.reading else { return Poll::Pending };
+        let read = ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        Poll::Ready(read.unwrap_or_else(|stopped| Err(io::Error::other(stopped))))
     }
 }
 
@@ -169,18 +208,96 @@ impl Stream for Pieces {
         if self.range.is_empty() {
             return Poll::Ready(None);
         }
-        if self.reading.is_none() {
-            let (offset, left) = (self.range.start, self.range.end - self.range.start);
-            let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-            if let Ok(piece) = self.file.read_from_memory(offset, length) {
-                return self.pass_on(Ok(piece));
+        {
+            let mut turn = lock(&self.turn);
+            if turn.is_out {
+                turn.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
             }
-            let file = self.file.clone();
-            self.reading = Some(spawn_blocking(move || file.read(offset, length)));
         }
-        let Some(reading) = &mut self.reading else { return Poll::Pending };
-        let piece = ready!(Pin::new(reading).poll(cx)).unwrap_or_else(|stopped| Err(io::Error::other(stopped)));
-        self.reading = None;
-        self.pass_on(piece)
+        let buffer = match ready!(self.poll_read(cx)) {
+            Ok(buffer) if buffer.length == 0 => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            Ok(buffer) => buffer,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        self.range.start += buffer.length as u64;
+        lock(&self.turn).is_out = true;
+        Poll::Ready(Some(Ok(Bytes::from_owner(Piece { buffer, turn: self.turn.clone() }))))
     }
 }
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer.bytes[..self.buffer.length]
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut turn = lock(&self.turn);
+            turn.is_out = false;
+            turn.waiting.take()
+        };
+        waiting.inspect(Waker::wake_by_ref);
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The memory of answers. Large pieces cost half as much as small ones, but slow clients would fill the memory with them: there are only
+/// so many, and whoever finds none left does with a small one.
+pub(super) struct Buffers {
+    /// Large ones that nobody uses, the one used last on top.
+    large: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Bytes of a large piece. Serving 8 MiB took 7.5 ms of CPU time with pieces of 16 KiB, 5.6 ms with 32 KiB and 4.1 ms with 64 KiB.
+const LARGE_BYTES: usize = 128 * 1024;
+/// 4 MiB in all.
+const LARGE_BUFFERS: usize = 32;
+/// Bytes of a small piece, and what a slow client keeps in memory.
+const SMALL_BYTES: usize = 24 * 1024;
+
+/// Room for a piece.
+struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+    /// Where a large one belongs.
+    home: Option<Arc<Buffers>>,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        Self { large: Mutex::new(vec![Vec::new(); LARGE_BUFFERS]) }
+    }
+
+    fn take(self: &Arc<Self>, wanted: usize) -> Buffer {
+        if let Some(mut bytes) = lock(&self.large).pop() {
+            bytes.resize(LARGE_BYTES, 0);
+            return Buffer { bytes, length: wanted.min(LARGE_BYTES), home: Some(self.clone()) };
+        }
+        let length = wanted.min(SMALL_BYTES);
+        Buffer { bytes: vec![0; length], length, home: None }
+    }
+}
+
+impl Buffer {
+    fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
+        self.length = read(&mut self.bytes[..self.length])?;
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            lock(&home.large).push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

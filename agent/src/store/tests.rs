@@ -278,6 +278,41 @@ async fn changed_bytes_on_disk_are_noticed_before_they_are_served() {
 }
 
 #[tokio::test]
+async fn open_replicas_are_served_until_they_change_and_closed_when_they_go() {
+    let lab = Lab::new().await;
+    let record = lab.take_in("a.test", "/x", b"whole").await;
+    for _ in 0..2 {
+        let content = lab.store.open_content(&record).await.unwrap();
+        assert!(matches!(content, Content::File(_)));
+        let parts: Vec<Bytes> = content.read(1..4).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(parts.concat(), b"hol");
+    }
+    std::fs::write(&lab.files()[0], "wrong").unwrap();
+    assert!(matches!(lab.store.open_content(&record).await, Err(ReadError::Corrupt)));
+
+    let other = lab.take_in("b.test", "/y", b"other").await;
+    lab.store.open_content(&other).await.unwrap();
+    assert!(lab.store.open.as_ref().unwrap().find(&other.sha256).is_some());
+    lab.give_up("b.test", "/y").await;
+    assert!(lab.store.open.as_ref().unwrap().find(&other.sha256).is_none());
+    assert!(matches!(lab.store.open_content(&other).await, Err(ReadError::Missing)));
+}
+
+#[tokio::test]
+async fn damage_that_leaves_no_trace_is_no_longer_served_once_the_scrub_has_found_it() {
+    let lab = Lab::new().await;
+    let record = lab.take_in("a.test", "/x", b"whole").await;
+    std::fs::write(&lab.files()[0], "wrong").unwrap();
+    let open = lab.store.open.as_ref().unwrap();
+    // As if the disk had changed by itself, and nothing but the bytes.
+    let file = open.open(place(&record.sha256).as_ref()).await.unwrap();
+    assert!(open.keep(record.sha256, &file));
+    assert!(matches!(lab.store.scrub(&record).await, Err(ReadError::Corrupt)));
+    assert!(open.find(&record.sha256).is_none());
+    assert!(matches!(lab.store.open_content(&record).await, Err(ReadError::Corrupt)));
+}
+
+#[tokio::test]
 async fn origins_that_share_bytes_share_the_blob_and_are_each_charged() {
     let lab = Lab::new().await;
     lab.take_in("a.test", "/x", b"same").await;

@@ -29,4 +29,5 @@ mod partition;
 mod pause;
 mod policy;
 mod purge;
+mod slow_readers;
 mod url_origin;
