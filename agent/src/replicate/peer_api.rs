@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use p2pcdn_core::object::Sha256;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::Bandwidth;
 use super::messages::{
@@ -19,10 +19,13 @@ use super::messages::{
 };
 use super::pull::Puller;
 use super::share::Sharer;
+use super::withdraw::Withdrawer;
+use crate::clock::monotonic_ms;
 use crate::http_server::{Body, json, read_body};
 use crate::identity::hello::HELLO_PATH;
 use crate::identity::{Introducer, Membership, Peer, PeerIdentity, Refusal};
-use crate::store::{Replica, ReplicaStore};
+use crate::serve::leases::{LEASE_VALID_S, Leases};
+use crate::store::ReplicaStore;
 
 /// Everything that peers can ask for.
 pub struct PeerApi {
@@ -36,10 +39,10 @@ pub struct PeerApi {
     pub puller: Arc<Puller>,
     /// Replicas held for others.
     pub store: Arc<ReplicaStore>,
-    /// Where replicas go that their origin does not want kept.
-    pub doomed: mpsc::Sender<Arc<Replica>>,
-    /// Bytes per second granted to each origin.
-    pub lease_bytes_per_s: u64,
+    /// Drops replicas that their origin does not want kept.
+    pub withdrawer: Arc<Withdrawer>,
+    /// What each origin is granted.
+    pub leases: Arc<Leases>,
     /// What pulls by others may take.
     pub upload: Arc<Bandwidth>,
     /// Messages that are read at the same time.
@@ -63,9 +66,6 @@ enum Fault {
     #[error("the object has changed; wait for its new offer")]
     Object,
 }
-
-/// Leases hold for three renewals.
-const LEASE_VALID_S: u32 = 30;
 
 impl PeerApi {
     /// Answers one request.
@@ -94,7 +94,8 @@ impl PeerApi {
         for offered in offer.records {
             verdicts.push(self.puller.consider(peer, offered.record).await);
         }
-        let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
+        let bytes_per_s = self.leases.grant(&peer.record.domain, monotonic_ms());
+        let lease = LeaseGrant { bytes_per_s, valid_s: LEASE_VALID_S };
         Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
     }
 
@@ -109,16 +110,23 @@ impl PeerApi {
     async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
         let message: Withdrawals = self.message(request).await?;
         check_batch(message.withdrawals.len())?;
-        let mut taken = 0;
+        let (mut taken, mut given_up) = (0, 0);
         for withdrawal in &message.withdrawals {
             if withdrawal.origin == peer.record.domain {
                 let held = self.store.find(&withdrawal.origin, &withdrawal.path);
                 if let Some(replica) = held.filter(|replica| replica.record.sha256 == withdrawal.sha256) {
-                    taken += usize::from(self.doomed.try_send(replica).is_ok());
+                    taken += usize::from(self.withdrawer.forget(&replica).await);
                 }
-            } else if let Some(sharer) = &self.sharer {
-                taken += usize::from(sharer.withdrawn(peer, withdrawal));
+            } else if let Some(sharer) = &self.sharer
+                && sharer.withdrawn(peer, withdrawal)
+            {
+                taken += 1;
+                given_up += 1;
             }
+        }
+        if let Some(sharer) = self.sharer.as_ref().filter(|_| given_up > 0) {
+            tracing::info!(peer = %peer.record.domain, replicas = given_up, reason = %message.reason, "withdrawn");
+            sharer.holders.withdrawn(&peer.record.domain, message.reason, given_up);
         }
         Ok(json(StatusCode::OK, &Done { taken }))
     }

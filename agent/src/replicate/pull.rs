@@ -6,27 +6,26 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use p2pcdn_core::object::{ObjectRecord, Sha256};
+use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Bandwidth;
-use super::admit::admit;
 use super::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, MAX_MESSAGE_BYTES, OBJECTS_PATH, Verdict,
 };
-use crate::clock::now_s;
+use super::terms::Terms;
+use crate::clock::expiry_now_s;
 use crate::identity::{NodeKey, Peer, PeerClient, PeerClientError, Signed, sign};
-use crate::settings::Host;
 use crate::store::{Incoming, IncomingError, ReplicaStore, Reservation};
 
 /// Takes in replicas for other origins.
 pub struct Puller {
     domain: String,
     key: Arc<NodeKey>,
-    host: Host,
+    terms: Arc<Terms>,
     store: Arc<ReplicaStore>,
     client: Arc<PeerClient>,
     bandwidth: Bandwidth,
@@ -77,13 +76,13 @@ impl Puller {
     pub fn new(
         domain: String,
         key: Arc<NodeKey>,
-        host: Host,
+        terms: Arc<Terms>,
         store: Arc<ReplicaStore>,
         client: Arc<PeerClient>,
     ) -> (Arc<Self>, mpsc::Receiver<Pull>) {
         let (queue, pulls) = mpsc::channel(MAX_WAITING);
-        let bandwidth = Bandwidth::new(host.pull_bytes_per_s);
-        (Arc::new(Self { domain, key, host, store, client, bandwidth, waiting: Mutex::default(), queue }), pulls)
+        let bandwidth = Bandwidth::new(terms.host.pull_bytes_per_s);
+        (Arc::new(Self { domain, key, terms, store, client, bandwidth, waiting: Mutex::default(), queue }), pulls)
     }
 
     /// What becomes of an object that a peer offers.
@@ -97,8 +96,15 @@ impl Puller {
         if signed.key != origin.key() || record.origin != origin.record.domain {
             return Err(Decline::BadRecord);
         }
-        if record.expires_s <= now_s() {
+        if let Some(reason) = self.terms.refuses(&record) {
+            return Err(reason);
+        }
+        let now_s = expiry_now_s();
+        if record.expires_s <= now_s {
             return Err(Decline::Expired);
+        }
+        if record.expires_s > now_s.saturating_add(MAX_RECORD_LIFE_S) {
+            return Err(Decline::BadRecord);
         }
         if let Some(held) = self.store.find(&record.origin, &record.path) {
             if held.record.sequence > record.sequence {
@@ -124,7 +130,7 @@ impl Puller {
             }
             waiting.insert(name, record.origin.clone());
         }
-        let reserved = self.store.reserve(&record, |usage| admit(&self.host, usage, &record, class));
+        let reserved = self.store.reserve(&record, |usage| self.terms.admit(usage, &record, class));
         let queued = reserved.and_then(|reservation| {
             let pull = Pull { origin: origin.clone(), record, signed, reservation };
             self.queue.try_send(pull).map_err(|_| Decline::Busy)
@@ -160,6 +166,11 @@ impl Puller {
 
     async fn pull_and_report(&self, pull: Pull) {
         let Pull { origin, record, signed, reservation } = pull;
+        // The operator may have said no while it waited.
+        if self.terms.refuses(&record).is_some() {
+            self.waiting().remove(&signed.digest());
+            return;
+        }
         let result = self.pull(&origin, &record, &signed, reservation).await;
         self.waiting().remove(&signed.digest());
         match result {

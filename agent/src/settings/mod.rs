@@ -2,6 +2,7 @@
 
 mod keys;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use crate::policy::Policies;
+use crate::replicate::deny::{Denial, DenialError};
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 
@@ -131,16 +133,53 @@ pub struct Host {
     pub quota_bytes: u64,
     /// Bytes of replicas for one origin.
     pub quota_per_origin_bytes: u64,
-    /// Bytes of one replica.
+    /// Fewest bytes of one replica.
+    pub min_object_bytes: u64,
+    /// Most bytes of one replica.
     pub max_object_bytes: u64,
     /// Bytes per second that each origin may send here.
     pub lease_bytes_per_s: u64,
+    /// Bytes per second that all origins together may send here.
+    pub lease_total_bytes_per_s: u64,
+    /// Bytes per second that this site can send at all; what its own visitors leave of it is what leases are made of.
+    pub uplink_bytes_per_s: Option<u64>,
+    /// Limits that hold for one origin instead of those for each.
+    pub origins: BTreeMap<String, OriginLimits>,
+    /// How many times as much as an origin has carried for this site is carried for it; without a limit if none.
+    pub debt_ratio: Option<f64>,
+    /// Bytes that are carried for any origin whatever it has given.
+    pub debt_allowance_bytes: u64,
+    /// What is not carried.
+    pub deny: Vec<Denial>,
     /// Bytes per second that pulls may take.
     pub pull_bytes_per_s: u64,
     /// Classes that are taken in.
     pub classes: Vec<Class>,
     /// Whether archives are served to visitors who click on them, as attachments.
     pub downloads: bool,
+}
+
+/// Limits for one origin; those for each hold where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OriginLimits {
+    /// Bytes of replicas.
+    pub quota_bytes: Option<u64>,
+    /// Bytes per second that it may send here.
+    pub lease_bytes_per_s: Option<u64>,
+}
+
+impl Host {
+    /// Bytes of replicas for this origin.
+    pub fn quota_of(&self, origin: &str) -> u64 {
+        let own = self.origins.get(origin).and_then(|limits| limits.quota_bytes);
+        own.unwrap_or(self.quota_per_origin_bytes)
+    }
+
+    /// Bytes per second that this origin may send here at most.
+    pub fn lease_of(&self, origin: &str) -> u64 {
+        let own = self.origins.get(origin).and_then(|limits| limits.lease_bytes_per_s);
+        own.unwrap_or(self.lease_bytes_per_s)
+    }
 }
 
 /// What this site asks others to carry.
@@ -215,6 +254,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     let stat_prefix = keys.or("proxy.stat_prefix", "site".to_owned());
     let directory = keys.optional("site.directory").map(|path: PathBuf| base.join(path));
     let learn = keys.or("site.learn", true) && directory.is_none();
+    let lease_bytes_per_s = keys.checked("host.lease", Some("10MB"), bytes);
+    let lease_total = LEASES_IN_TOTAL.saturating_mul(lease_bytes_per_s).to_string();
+    let uplink_bytes_per_s = keys.checked("host.uplink", Some(""), uplink);
+    if uplink_bytes_per_s.is_some() && admin.is_none() {
+        keys.reject("host.uplink", "needs proxy.admin, where what this site's own visitors take is read");
+    }
     let settings = Settings {
         site: Site {
             directory,
@@ -243,8 +288,15 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         host: Host {
             quota_bytes: keys.checked("host.quota", Some("10GB"), bytes),
             quota_per_origin_bytes: keys.checked("host.quota_per_origin", Some("5GB"), bytes),
+            min_object_bytes: keys.checked("host.min_object", Some("0"), object_bytes),
             max_object_bytes: keys.checked("host.max_object", Some("1GB"), object_bytes),
-            lease_bytes_per_s: keys.checked("host.lease", Some("10MB"), bytes),
+            lease_bytes_per_s,
+            lease_total_bytes_per_s: keys.checked("host.lease_total", Some(&lease_total), bytes),
+            uplink_bytes_per_s,
+            origins: keys.tables("host.origin", ["quota", "lease"], origin_limits).into_iter().collect(),
+            debt_ratio: keys.checked("host.debt_ratio", Some("0"), debt_ratio),
+            debt_allowance_bytes: keys.checked("host.debt_allowance", Some("10GB"), bytes),
+            deny: keys.each("host.deny", &[], denial),
             pull_bytes_per_s: keys.checked("host.pull_bandwidth", Some("20MB"), rate),
             classes: keys.each("host.classes", ALL_CLASSES, class),
             downloads: keys.or("host.downloads", false),
@@ -268,6 +320,8 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
 
 /// Most pages in `site.pages`: each is read every few minutes.
 const MAX_PAGES: usize = 64;
+/// `host.lease_total` by default, in leases of one origin.
+const LEASES_IN_TOTAL: u64 = 5;
 const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive", "style", "script"];
 const LEAF_CLASSES: &[&str] = &["image", "media", "font", "archive"];
 
@@ -334,6 +388,28 @@ fn rate(text: &str) -> Result<u64, String> {
         0..1024 => Err("must be at least 1KiB (per second)".into()),
         rate => Ok(rate.min(u64::from(u32::MAX))),
     }
+}
+
+fn uplink(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() { Ok(None) } else { rate(text).map(Some) }
+}
+
+fn debt_ratio(text: &str) -> Result<Option<f64>, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(None),
+        Ok(ratio) if (0.01..=1_000_000.0).contains(&ratio) => Ok(Some(ratio)),
+        _ => Err("must be 0, for no limit, or a number from 0.01 to 1000000".into()),
+    }
+}
+
+fn denial(text: &str) -> Result<Denial, String> {
+    text.parse().map_err(|error: DenialError| error.to_string())
+}
+
+fn origin_limits(origin: &str, [quota, lease]: [Option<&str>; 2]) -> Result<(String, OriginLimits), String> {
+    let limits =
+        OriginLimits { quota_bytes: quota.map(bytes).transpose()?, lease_bytes_per_s: lease.map(bytes).transpose()? };
+    Ok((authority(origin)?, limits))
 }
 
 fn class(text: &str) -> Result<Class, String> {
