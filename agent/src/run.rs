@@ -230,7 +230,6 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         own,
         membership.clone(),
         store.clone(),
-        terms.clone(),
         leases.clone(),
         doomed.clone(),
         metrics.clone(),

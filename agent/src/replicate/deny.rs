@@ -268,11 +268,14 @@ mod tests {
         DenyList::open(testing::database(), entries.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
     }
 
+    /// Origin, path, and whether they are covered.
+    type Case = (&'static str, &'static str, bool);
+
     #[test]
     fn an_entry_covers_what_it_names_and_nothing_beside() {
         let bytes = Sha256([7; 32]);
         let digest = bytes.to_string();
-        let table: [(&str, &[(&str, &str, bool)]); 5] = [
+        let table: [(&str, &[Case]); 5] = [
             (
                 "b.test",
                 &[

@@ -57,6 +57,11 @@ impl Leases {
         Self { terms, recovery_ms: RECOVERY_MS * time_scale, inner: Mutex::new(inner) }
     }
 
+    /// The terms under which they are granted.
+    pub fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
     /// Grants or renews an origin's lease, for [`LEASE_VALID_S`]; in bytes per second.
     pub fn grant(&self, origin: &str, now_ms: u64) -> u64 {
         let mut inner = self.inner();

@@ -54,14 +54,24 @@ impl ReplicaServer {
         own: Arc<OwnRecord>,
         membership: Arc<Membership>,
         store: Arc<ReplicaStore>,
-        terms: Arc<Terms>,
         leases: Arc<Leases>,
         doomed: mpsc::Sender<Arc<Replica>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
         let downloads = settings.host.downloads;
-        Self { domain, replica_name, downloads, own, membership, store, leases, terms, doomed, metrics }
+        Self {
+            domain,
+            replica_name,
+            downloads,
+            own,
+            membership,
+            store,
+            terms: leases.terms().clone(),
+            leases,
+            doomed,
+            metrics,
+        }
     }
 
     /// Answers one request.

@@ -1,5 +1,6 @@
 //! What the operator has decided: from a TOML file, the environment and flags to checked values.
 
+mod host;
 mod keys;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use crate::policy::Policies;
-use crate::replicate::deny::{Denial, DenialError};
+use crate::replicate::deny::Denial;
+pub use host::OriginLimits;
+use host::{debt_ratio, denial, origin_limits, uplink};
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 
@@ -157,29 +160,6 @@ pub struct Host {
     pub classes: Vec<Class>,
     /// Whether archives are served to visitors who click on them, as attachments.
     pub downloads: bool,
-}
-
-/// Limits for one origin; those for each hold where there is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OriginLimits {
-    /// Bytes of replicas.
-    pub quota_bytes: Option<u64>,
-    /// Bytes per second that it may send here.
-    pub lease_bytes_per_s: Option<u64>,
-}
-
-impl Host {
-    /// Bytes of replicas for this origin.
-    pub fn quota_of(&self, origin: &str) -> u64 {
-        let own = self.origins.get(origin).and_then(|limits| limits.quota_bytes);
-        own.unwrap_or(self.quota_per_origin_bytes)
-    }
-
-    /// Bytes per second that this origin may send here at most.
-    pub fn lease_of(&self, origin: &str) -> u64 {
-        let own = self.origins.get(origin).and_then(|limits| limits.lease_bytes_per_s);
-        own.unwrap_or(self.lease_bytes_per_s)
-    }
 }
 
 /// What this site asks others to carry.
@@ -388,28 +368,6 @@ fn rate(text: &str) -> Result<u64, String> {
         0..1024 => Err("must be at least 1KiB (per second)".into()),
         rate => Ok(rate.min(u64::from(u32::MAX))),
     }
-}
-
-fn uplink(text: &str) -> Result<Option<u64>, String> {
-    if text.is_empty() { Ok(None) } else { rate(text).map(Some) }
-}
-
-fn debt_ratio(text: &str) -> Result<Option<f64>, String> {
-    match text.parse::<f64>() {
-        Ok(0.0) => Ok(None),
-        Ok(ratio) if (0.01..=1_000_000.0).contains(&ratio) => Ok(Some(ratio)),
-        _ => Err("must be 0, for no limit, or a number from 0.01 to 1000000".into()),
-    }
-}
-
-fn denial(text: &str) -> Result<Denial, String> {
-    text.parse().map_err(|error: DenialError| error.to_string())
-}
-
-fn origin_limits(origin: &str, [quota, lease]: [Option<&str>; 2]) -> Result<(String, OriginLimits), String> {
-    let limits =
-        OriginLimits { quota_bytes: quota.map(bytes).transpose()?, lease_bytes_per_s: lease.map(bytes).transpose()? };
-    Ok((authority(origin)?, limits))
 }
 
 fn class(text: &str) -> Result<Class, String> {
