@@ -21,6 +21,9 @@ pub mod share;
 pub mod terms;
 pub mod withdraw;
 
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};

@@ -19,6 +19,7 @@ mod filter_crash;
 mod filter_settings;
 mod freshness;
 mod hostile_input;
+mod hosting;
 mod idle;
 mod interrupted_transfer;
 mod keys;
