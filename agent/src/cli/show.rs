@@ -14,7 +14,7 @@ use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
 use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
 use crate::policy::watch::PageStatus;
 use crate::replicate::holders::Health;
-use crate::replicate::withdraw::DepartureState;
+use crate::replicate::terms::DepartureState;
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Format {

@@ -91,7 +91,7 @@ pub const DENY_PATH: &str = "/v1/deny";
 pub const DENY_ADD_PATH: &str = "/v1/deny/add";
 /// POST [`hosting::DenyRequest`], answered by [`hosting::Denied`]: these may be carried again.
 pub const DENY_REMOVE_PATH: &str = "/v1/deny/remove";
-/// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::withdraw::Departure`].
+/// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::terms::Departure`].
 pub const LEAVE_PATH: &str = "/v1/leave";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";

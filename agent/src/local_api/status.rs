@@ -15,7 +15,7 @@ use crate::policy::watch::PolicyStatus;
 use crate::publish::TableSize;
 use crate::replicate::holders::Health;
 use crate::replicate::messages::{Decline, WithdrawalReason};
-use crate::replicate::withdraw::Departure;
+use crate::replicate::terms::Departure;
 use crate::telemetry::State;
 
 /// The whole picture.

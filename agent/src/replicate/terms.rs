@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::object::{Class, ObjectRecord, Sha256};
 use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::{Deserialize, Serialize};
 
 use super::admit::{Circumstances, Reputation, admit};
 use super::deny::{DenyError, DenyList};
@@ -25,6 +26,31 @@ pub struct Terms {
     db: Arc<Database>,
     leaving: AtomicBool,
     going: Mutex<HashMap<String, Decline>>,
+}
+
+/// How far this host is in leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// Whether it leaves, or has left.
+    pub state: DepartureState,
+    /// Replicas that are still here.
+    pub replicas: usize,
+    /// Bytes of these and of what is on its way in.
+    pub bytes: u64,
+    /// Withdrawals that their origins have not heard of yet.
+    pub untold: usize,
+}
+
+/// Whether this host leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DepartureState {
+    /// It carries what it takes in.
+    Staying,
+    /// It takes nothing in, and gives up what it has.
+    Leaving,
+    /// It carries nothing any more.
+    Left,
 }
 
 /// Why the terms could not be read or changed; this machine's fault.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +16,7 @@ use super::messages::{
     Decline, Done, MAX_BATCH, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, WithdrawalReason, Withdrawals,
 };
 use super::outbox::Outbox;
-use super::terms::Terms;
+use super::terms::{Departure, DepartureState, Terms};
 use crate::clock::expiry_now_s;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError};
 use crate::serve::is_carried;
@@ -32,31 +31,6 @@ pub struct Withdrawer {
     outbox: Outbox,
     time_scale: f64,
     changed: watch::Sender<()>,
-}
-
-/// How far this host is in leaving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Departure {
-    /// Whether it leaves, or has left.
-    pub state: DepartureState,
-    /// Replicas that are still here.
-    pub replicas: usize,
-    /// Bytes of these and of what is on its way in.
-    pub bytes: u64,
-    /// Withdrawals that their origins have not heard of yet.
-    pub untold: usize,
-}
-
-/// Whether this host leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DepartureState {
-    /// It carries what it takes in.
-    Staying,
-    /// It takes nothing in, and gives up what it has.
-    Leaving,
-    /// It carries nothing any more.
-    Left,
 }
 
 /// Why something could not be given up; this machine's fault.

@@ -249,3 +249,35 @@ async fn an_origin_that_only_takes_is_given_no_more_than_the_operator_allows() {
     redirects_to(&load, beta).await;
     assert_sound(&p2pcdn_tests::tally::tally(&alpha.domain, &load.finish().await));
 }
+
+#[tokio::test]
+async fn what_an_origin_could_not_be_told_it_hears_once_it_answers_whoever_restarted() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    fill(&sites[0], 2);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &mut sites;
+    let object = alpha.content.objects().swap_remove(0);
+    // Alpha's agent lives on, but nobody reaches it.
+    alpha.envoy.kill();
+    command(&lab, beta, &["deny", "digest", &object.versions[0].to_string(), "--json"]);
+    bytes_gone(beta, object.versions[0]).await;
+    let untold = async |site: &Site| {
+        let status = site.status().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(status["hosting"]["departure"]["untold"].as_u64())
+    };
+    assert_eq!(untold(beta).await, Ok(Some(1)));
+    beta.agent.kill();
+    beta.start_agent().unwrap();
+    beta.ready().await.unwrap();
+    assert_eq!(untold(beta).await, Ok(Some(1)), "it is not forgotten");
+
+    alpha.start_envoy().unwrap();
+    alpha.ready().await.unwrap();
+    poll(PATIENCE, "word to the origin", async || match untold(beta).await? {
+        Some(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+    says(alpha, beta, "one replica less", |peer| peer["holds"] == 1).await;
+}
