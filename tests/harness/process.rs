@@ -21,6 +21,7 @@ pub struct Program {
     name: String,
     path: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -30,12 +31,26 @@ impl Program {
     /// A program that will run in `directory` and write what it says to `directory/NAME.log`.
     pub fn new(name: &str, path: &Path, arguments: Vec<OsString>, directory: &Path) -> Self {
         let log = directory.join(format!("{name}.log"));
-        Self { name: name.into(), path: path.into(), arguments, directory: directory.into(), log, child: None }
+        let environment = Vec::new();
+        Self {
+            name: name.into(),
+            path: path.into(),
+            arguments,
+            environment,
+            directory: directory.into(),
+            log,
+            child: None,
+        }
     }
 
     /// Replaces its arguments; holds from the next start.
     pub fn arguments(&mut self, arguments: Vec<OsString>) {
         self.arguments = arguments;
+    }
+
+    /// Sets a variable of its environment; holds from the next start.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Starts it; its log continues where an earlier run ended.
@@ -47,7 +62,7 @@ impl Program {
         let log = File::options().create(true).append(true).open(&self.log).map_err(Error::io("open", &self.log))?;
         let errors = log.try_clone().map_err(Error::io("open", &self.log))?;
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).current_dir(&self.directory);
+        command.args(&self.arguments).envs(self.environment.iter().cloned()).current_dir(&self.directory);
         // A group of its own: Ctrl-C is for whoever drives the site, who then stops it in order.
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         // SAFETY: between fork and exec only one system call is made, and nothing is allocated.

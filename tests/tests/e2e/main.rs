@@ -10,6 +10,7 @@ mod browser;
 mod catching_up;
 mod changed_objects;
 mod clients;
+mod clock;
 mod code_paths;
 mod command_line;
 mod damaged_replica;

@@ -11,7 +11,7 @@ use super::{SetupError, apt, report};
 use crate::process;
 
 /// Programs, each with the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("wrk", "wrk"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("git", "git"),
     ("nginx", "nginx"),
     ("dpkg-deb", "dpkg"),
+    ("faketime", "faketime"),
     ("python3", "python3"),
 ];
 /// Debian's own Python, which sees Debian's modules whatever Python comes first on the PATH.
