@@ -171,6 +171,8 @@ fn average(rate: &mut f64, amount: f64, seconds: f64) {
 
 #[cfg(test)]
 mod tests {
+    use p2pcdn_core::decide::Lease;
+
     use super::*;
 
     fn report(vm: u64, requests: u64, redirected: u64) -> Report {
@@ -236,6 +238,48 @@ mod tests {
         meter.observe(&report(2, 100, 0), 1000);
         let (a, b) = (meter.share_ppm(1, 1000), meter.share_ppm(2, 1000));
         assert!(a > b && b > 300_000 && a + b <= ONE_PPM, "{a} {b}");
+    }
+
+    /// Bytes that the workers of one proxy redirect to a holder with this lease, when each has an object of `size` bytes asked for as
+    /// often as `demand` says at every tick, in seconds of a quarter each.
+    fn redirected(lease: u64, size: u64, seconds: u64, demand: &[u64]) -> Vec<u64> {
+        let mut meter = LoadMeter::default();
+        let mut workers = vec![Lease::default(); demand.len()];
+        let mut sent = vec![0; demand.len()];
+        for tick in 1..=seconds * 4 {
+            for (vm, wanted) in demand.iter().enumerate() {
+                let counts = Counts { eligible: *wanted, eligible_bytes: wanted * size, ..Counts::default() };
+                let number = vm as u64;
+                meter.observe(&Report { vm: number, interval_ms: 250, counts, ..Report::default() }, tick * 250);
+                let share = u64::from(meter.share_ppm(number, tick * 250));
+                workers[vm].refill(lease * share / u64::from(ONE_PPM), 250);
+                for _ in 0..*wanted {
+                    if workers[vm].is_open() {
+                        workers[vm].draw(size);
+                        sent[vm] += size;
+                    }
+                }
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn a_large_object_overdraws_each_workers_share_once_and_all_of_them_pay_it_back() {
+        const LEASE: u64 = 10_000_000;
+        const LARGE: u64 = 64 << 20;
+        for demand in [&[1][..], &[1, 1], &[1, 1, 1, 1], &[9, 0, 1, 0], &[1, 0, 0, 0, 0, 0, 0, 0]] {
+            let once: u64 = redirected(LEASE, LARGE, 1, demand).iter().sum();
+            let busy = demand.iter().filter(|wanted| **wanted > 0).count() as u64;
+            assert_eq!(once, busy * LARGE, "{demand:?}");
+            for seconds in [10, 100, 1000] {
+                let all: u64 = redirected(LEASE, LARGE, seconds, demand).iter().sum();
+                assert!(all <= LEASE * seconds + busy * LARGE, "{demand:?}: {all} bytes in {seconds} s");
+            }
+        }
+        // Nothing is lost where all are busy.
+        let all: u64 = redirected(LEASE, LARGE, 1000, &[1, 1, 1, 1]).iter().sum();
+        assert!(all >= LEASE * 950, "{all}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::catalogue::learn::Learner;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
-use crate::clock::now_s;
+use crate::clock::{monotonic_ms, now_s};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::{
@@ -31,14 +31,18 @@ use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
+use crate::replicate::bookkeeper::Bookkeeper;
 use crate::replicate::holders::Holders;
+use crate::replicate::outbox::Outbox;
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
 use crate::replicate::share::Sharer;
+use crate::replicate::terms::{Terms, TermsError};
 use crate::replicate::upload::Uploads;
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
 use crate::serve::ReplicaServer;
+use crate::serve::leases::Leases;
 use crate::settings::{LocalAddress, Settings};
 use crate::store::{BucketAccess, Location, ReplicaStore, StoreError};
 use crate::telemetry::Metrics;
@@ -87,6 +91,12 @@ pub enum RunError {
     /// Replicas could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The terms of hosting could not be read.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// Withdrawals that are yet to be told could not be read.
+    #[error("withdrawals: {0}")]
+    Outbox(#[from] Box<redb::Error>),
     /// The site's own objects have no place to come from.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -162,6 +172,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         max_unfinished_bytes: store.unfinished_bytes,
     };
     let store = Arc::new(ReplicaStore::open(location).await?);
+    let terms = Arc::new(Terms::open(db.clone(), settings.host.clone(), now_s(), monotonic_ms())?);
+    let leases = Arc::new(Leases::new(terms.clone(), settings.time_scale, monotonic_ms()));
+    let outbox = Outbox::open(db.clone())?;
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
     let policy = Arc::new(PolicyWatch::new(
@@ -207,7 +220,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let puller = Puller::new(
         domain.clone(),
         key,
-        settings.host.clone(),
+        terms.clone(),
         store.clone(),
         membership.clone(),
         client.clone(),
@@ -215,7 +228,14 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     );
     let puller = Arc::new(puller);
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
-    let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
+    let withdrawer = Arc::new(Withdrawer::new(
+        store.clone(),
+        membership.clone(),
+        client,
+        terms.clone(),
+        outbox,
+        settings.time_scale,
+    ));
     let prober = Arc::new(Prober {
         origin: domain.clone(),
         holders: holders.clone(),
@@ -228,6 +248,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         own,
         membership.clone(),
         store.clone(),
+        leases.clone(),
         doomed.clone(),
         metrics.clone(),
     ));
@@ -239,8 +260,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         sharer: sharer.clone(),
         puller: puller.clone(),
         store: store.clone(),
-        doomed: doomed.clone(),
-        lease_bytes_per_s: settings.host.lease_bytes_per_s,
+        withdrawer: withdrawer.clone(),
+        leases: leases.clone(),
         uploads: uploads.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
@@ -255,6 +276,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         catalogue: catalogue.clone(),
         sharer: sharer.clone(),
         store,
+        terms: terms.clone(),
+        leases: leases.clone(),
+        withdrawer: withdrawer.clone(),
         metrics: metrics.clone(),
     });
 
@@ -264,7 +288,12 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(puller.run(token()));
     tasks.spawn(uploads.divide_uplink(load.clone(), || false, token()));
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
+    tasks.spawn(withdrawer.clone().make_room(token()));
+    tasks.spawn(withdrawer.clone().retell(token()));
     tasks.spawn(withdrawer.scrub(doomed, token()));
+    let books =
+        Bookkeeper { terms, leases, load: load.clone(), membership: membership.clone(), metrics: metrics.clone() };
+    tasks.spawn(books.run(token()));
     tasks.spawn(prober.run(token()));
     if let Some(proxy) = settings.proxy.clone() {
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));

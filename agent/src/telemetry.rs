@@ -40,6 +40,8 @@ pub struct Metrics {
     pub served: Counter,
     /// Bytes of replicas served for others.
     pub served_bytes: Counter,
+    /// Of these, by origin.
+    pub served_bytes_by_origin: Family<PeerLabel, Counter>,
     /// Clients sent back to the origin.
     pub sent_back: Counter,
     /// Of these, because the origin's lease was used up.
@@ -106,6 +108,7 @@ impl Default for Metrics {
             returned: Counter::default(),
             served: Counter::default(),
             served_bytes: Counter::default(),
+            served_bytes_by_origin: Family::default(),
             sent_back: Counter::default(),
             over_lease: Counter::default(),
             uploaded_bytes: Family::default(),
@@ -124,6 +127,8 @@ impl Default for Metrics {
         registry.register("served", "Replicas served for others", metrics.served.clone());
         let bytes = metrics.served_bytes.clone();
         registry.register_with_unit("served_replicas", "Bytes of replicas served for others", Unit::Bytes, bytes);
+        let bytes = metrics.served_bytes_by_origin.clone();
+        registry.register_with_unit("served_for", "Bytes of replicas served, by origin", Unit::Bytes, bytes);
         registry.register("sent_back", "Clients sent back to the origin", metrics.sent_back.clone());
         registry.register("over_lease", "Clients sent back because a lease was used up", metrics.over_lease.clone());
         let bytes = metrics.uploaded_bytes.clone();
@@ -177,6 +182,16 @@ impl Metrics {
         let label = PeerLabel::of(peer);
         self.redirects.get_or_create(&label).inc_by(u64::from(requests));
         self.redirected_bytes.get_or_create(&label).inc_by(bytes);
+    }
+
+    /// Bytes of the objects redirected to one peer since the start.
+    pub fn redirected_bytes_to(&self, peer: &str) -> u64 {
+        self.redirected_bytes.get(&PeerLabel { peer: peer.to_owned() }).map_or(0, |bytes| bytes.get())
+    }
+
+    /// Counts bytes of replicas served for one origin.
+    pub fn served_for(&self, origin: &str, bytes: u64) {
+        self.served_bytes_by_origin.get_or_create(&PeerLabel { peer: origin.to_owned() }).inc_by(bytes);
     }
 
     /// Everything in the OpenMetrics text format.

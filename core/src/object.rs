@@ -13,6 +13,9 @@ pub const CHUNK_BYTES: u64 = 256 * 1024;
 /// Largest object that a record may describe: 16 GiB, which keeps the chunk hashes of one record under 5 MiB of JSON.
 pub const MAX_OBJECT_BYTES: u64 = 16 << 30;
 
+/// Longest life of an object record in seconds, 30 days: one that claims more was signed by a clock that is wrong, or is compared with one.
+pub const MAX_RECORD_LIFE_S: u64 = 30 * 24 * 3600;
+
 /// A SHA-256 digest; written as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sha256(pub [u8; 32]);

@@ -21,6 +21,7 @@ pub struct Program {
     name: String,
     path: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
     log: PathBuf,
     namespace: Option<String>,
@@ -31,10 +32,12 @@ impl Program {
     /// A program that will run in `directory` and write what it says to `directory/NAME.log`.
     pub fn new(name: &str, path: &Path, arguments: Vec<OsString>, directory: &Path) -> Self {
         let log = directory.join(format!("{name}.log"));
+        let environment = Vec::new();
         Self {
             name: name.into(),
             path: path.into(),
             arguments,
+            environment,
             directory: directory.into(),
             log,
             namespace: None,
@@ -56,7 +59,7 @@ impl Program {
                 command
             }
         };
-        command.current_dir(&self.directory).stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned()).current_dir(&self.directory).stdin(Stdio::null());
         command
     }
 
@@ -76,6 +79,11 @@ impl Program {
     /// Replaces its arguments; holds from the next start.
     pub fn arguments(&mut self, arguments: Vec<OsString>) {
         self.arguments = arguments;
+    }
+
+    /// Sets a variable of its environment; holds from the next start.
+    pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Starts it; its log continues where an earlier run ended.

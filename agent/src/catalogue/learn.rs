@@ -17,7 +17,7 @@ use super::cacheable::{Shareable, WhyNot, conditions, judge, kept, updated};
 use super::fetch::{Answer, FetchError, Version};
 use super::hints::Hint;
 use super::schedule::{Job, Schedule};
-use super::{Catalogue, CatalogueError, Description, Hints, RECORD_LIFE_S};
+use super::{Catalogue, CatalogueError, Description, Hints, RECORD_LIFE_S, is_in_time};
 use crate::clock::{monotonic_ms, now_s};
 use crate::identity::Connector;
 use crate::load::LoadMeter;
@@ -183,7 +183,7 @@ impl Learner {
         let is_same_statement = record.max_age_s == shareable.max_age_s
             && record.stale_if_error_s == shareable.stale_if_error_s
             && (record.sharing, record.embedding) == (shareable.sharing, shareable.embedding)
-            && record.expires_s > now_s() + RECORD_LIFE_S / 4;
+            && is_in_time(record, now_s());
         // The same record suffices as long as the table has the object; else its holders have to be asked anew.
         if !(is_same_statement
             && self.catalogue.extend(&object, shareable.etag.as_deref(), shareable.fresh_until_s, purges))

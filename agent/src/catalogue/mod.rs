@@ -139,6 +139,8 @@ struct Sequences {
 const SEQUENCES_PER_BLOCK: u64 = 1 << 20;
 /// Life of an object record: 14 days; renewed when a quarter is left.
 const RECORD_LIFE_S: u64 = 14 * 24 * 3600;
+/// A record that holds for this much longer than one that is signed now was signed before the clock was set back.
+const CLOCK_SLACK_S: u64 = 24 * 3600;
 /// Bytes read from a file at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -390,7 +392,45 @@ fn read_file(
     Ok((first.into(), (left > 0).then_some((file, left))))
 }
 
+/// Whether a record need not be signed anew at `now_s` seconds since the Unix epoch.
+fn is_in_time(record: &ObjectRecord, now_s: u64) -> bool {
+    let soon = now_s.saturating_add(RECORD_LIFE_S / 4);
+    let latest = now_s.saturating_add(RECORD_LIFE_S + CLOCK_SLACK_S);
+    (soon..=latest).contains(&record.expires_s)
+}
+
 /// The strong entity tag of a file: 128 bits of its digest.
 fn etag_of(sha256: &Sha256) -> String {
     format!("\"{}\"", &sha256.to_string()[..32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_signed_anew_before_it_expires_and_when_a_wrong_clock_signed_it() {
+        const HOUR: u64 = 3600;
+        let now_s = 1_800_000_000;
+        let record = |expires_s| ObjectRecord {
+            origin: "a.test".into(),
+            path: "/x".into(),
+            sha256: Sha256([0; 32]),
+            size: 1,
+            content_type: "image/png".into(),
+            etag: "\"x\"".into(),
+            max_age_s: 1,
+            stale_if_error_s: 0,
+            sharing: Sharing::SameOrigin,
+            embedding: Embedding::Unstated,
+            chunks: vec![],
+            sequence: 1,
+            expires_s,
+        };
+        let signed_at = |signed_s: u64| is_in_time(&record(signed_s + RECORD_LIFE_S), now_s);
+        assert!(signed_at(now_s) && signed_at(now_s - RECORD_LIFE_S * 3 / 4));
+        assert!(!signed_at(now_s - RECORD_LIFE_S * 3 / 4 - 1), "a quarter is left");
+        assert!(signed_at(now_s + 5 * HOUR), "a clock that was set back by hours costs nothing");
+        assert!(!signed_at(now_s + 25 * HOUR), "and by days not for ever");
+    }
 }

@@ -22,7 +22,7 @@ use super::describe::{Described, describe};
 use super::files::{ContentDirectory, FileStamp};
 use super::hints::Hint;
 use super::references::{self, MAX_CODE_BYTES, Reference};
-use super::{Catalogue, CatalogueError, Description, Hints, RECORD_LIFE_S, etag_of};
+use super::{Catalogue, CatalogueError, Description, Hints, etag_of, is_in_time};
 use crate::clock::{monotonic_ms, now_s};
 
 /// A file is described once nothing has touched it for so long.
@@ -147,7 +147,7 @@ impl Watcher {
     fn compare(&self) -> Vec<String> {
         let known: BTreeSet<String> = self.catalogue.read().by_path.keys().cloned().collect();
         let files = self.files_below(&self.directory.path());
-        let renewable = now_s() + RECORD_LIFE_S / 4;
+        let now_s = now_s();
         let changed = |path: &String| {
             let stamp = self.stamp_of(path);
             let known = self.catalogue.find(path);
@@ -155,7 +155,7 @@ impl Watcher {
             if !same {
                 self.catalogue.retract(path);
             }
-            !same || known.is_some_and(|object| object.record.expires_s < renewable)
+            !same || known.is_some_and(|object| !is_in_time(&object.record, now_s))
         };
         known.into_iter().chain(files).collect::<BTreeSet<_>>().into_iter().filter(changed).collect()
     }

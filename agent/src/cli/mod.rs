@@ -2,8 +2,10 @@
 
 mod check;
 mod client;
+mod deny;
 mod doctor;
 mod init;
+mod leave;
 mod peer;
 mod purge;
 mod show;
@@ -68,6 +70,17 @@ enum Command {
     /// They are found out anew: files are read again, learned objects are fetched again once they are asked for. Nothing takes a
     /// copy back from somebody who has made one.
     Purge(purge::PurgeArgs),
+    /// Do not carry what comes from a domain, lies below a path or has a digest, from this moment on.
+    ///
+    /// What is held of it is not served any more at once; its origin is told, then the bytes go. Later offers are declined. host.deny in
+    /// the settings does the same.
+    #[command(subcommand)]
+    Deny(deny::DenyCommand),
+    /// Stop carrying anything for others, without a failed request.
+    ///
+    /// New offers are declined, origins are told to redirect nobody here any more, and once nobody comes the bytes go. Waits for that;
+    /// when interrupted, or after a restart, the agent goes on by itself. This site's own objects stay with its peers.
+    Leave(leave::LeaveArgs),
     /// Stop all redirects in every worker within a few ticks, until `resume` or a restart.
     Pause,
     /// Resume redirects after `pause`.
@@ -144,6 +157,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
         Command::Purge(args) => ask(&load()?, async |agent| purge::purge(agent, args).await),
+        Command::Deny(command) => ask(&load()?, async |agent| deny::run(agent, command).await),
+        Command::Leave(args) => ask(&load()?, async |agent| leave::leave(agent, args).await),
         Command::Pause => ask(&load()?, async |agent| show::pause(agent).await),
         Command::Resume => ask(&load()?, async |agent| show::resume(agent).await),
     }

@@ -7,13 +7,14 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::CliError;
 use super::client::Agent;
+use super::{CliError, leave};
 use crate::identity::plain;
 use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
 use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
 use crate::policy::watch::PageStatus;
 use crate::replicate::holders::Health;
+use crate::replicate::terms::DepartureState;
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Format {
@@ -41,7 +42,17 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
     let own = format!("{}, {} with replicas elsewhere", status.objects.own, status.table.objects);
-    let mut hosted = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
+    let hosting = &status.hosting;
+    let lease = match (hosting.lease_available_bytes_per_s, hosting.lease_total_bytes_per_s) {
+        (now, total) if now == total => format!("leases of {}/s in total", size(total)),
+        (now, total) => format!("leases of {}/s in total, now {}/s beside own visitors", size(total), size(now)),
+    };
+    let held = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
+    let mut hosted = match (hosting.departure.state, hosting.denied) {
+        (DepartureState::Staying, 0) => format!("{held}; {lease}"),
+        (DepartureState::Staying, denied) => format!("{held}; {lease}; {denied} denied (p2pcdn deny list)"),
+        _ => leave::describe(&hosting.departure),
+    };
     if let Some(trouble) = &status.objects.trouble {
         hosted.push_str(&format!("\ntakes no more: {}", plain(trouble)));
     }
@@ -152,10 +163,20 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
             peer.redirects.to_string(),
             format!("{}/s", size(peer.lease_bytes_per_s)),
             size(peer.hosted_bytes),
-            plain(&peer.note),
+            note(peer),
         ]);
     }
     table
+}
+
+/// What is wrong, what the peer did not take or keep, and whom to ask about that.
+fn note(peer: &PeerStatus) -> String {
+    let declined = peer.declined_for.iter().map(|(reason, n)| format!("declined {n}: {reason}"));
+    let withdrawn = peer.withdrawn_for.iter().map(|(reason, n)| format!("withdrew {n}: {reason}"));
+    let contact = (!peer.contact.is_empty()).then(|| format!("contact: {}", peer.contact));
+    let note = (!peer.note.is_empty()).then(|| peer.note.clone());
+    let lines: Vec<String> = note.into_iter().chain(declined).chain(withdrawn).chain(contact).map(plain).collect();
+    lines.join("\n")
 }
 
 pub(super) fn table() -> Table {
@@ -164,7 +185,7 @@ pub(super) fn table() -> Table {
     table
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
 

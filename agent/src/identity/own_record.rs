@@ -12,6 +12,9 @@ use super::signed::{Signed, sign};
 /// Life of an own record in seconds: 7 days. It is renewed when a quarter of that is left.
 pub const RECORD_LIFE_S: u64 = 7 * 24 * 3600;
 
+/// Less than the clocks of two peers may differ.
+const CLOCK_SLACK_S: u64 = 240;
+
 /// Capability of a host that serves archives to visitors who click on them, as attachments.
 pub const ATTACHMENTS: &str = "attachments";
 
@@ -116,7 +119,9 @@ impl OwnRecord {
     /// The record to show at `now_s`, renewed first if it is due; if that fails, the old one and a line in the log.
     pub fn signed(&self, now_s: u64) -> Arc<Signed> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.expires_s.saturating_sub(now_s) < RECORD_LIFE_S / 4 {
+        let left_s = current.expires_s.saturating_sub(now_s);
+        // More than a whole life is left of what was signed before the clock was set back: to others that is in the future.
+        if !(RECORD_LIFE_S / 4..=RECORD_LIFE_S + CLOCK_SLACK_S).contains(&left_s) {
             match renew(&self.key, &self.about, &self.counter, now_s) {
                 Ok(renewed) => *current = renewed,
                 Err(error) => tracing::error!(%error, "the own peer record could not be renewed"),
@@ -165,6 +170,16 @@ mod tests {
         let renewed = open(&own, late + 1);
         assert_eq!(renewed.issued_s, late + 1);
         assert!(renewed.sequence > first.sequence);
+    }
+
+    #[test]
+    fn a_record_from_the_future_is_signed_anew_once_the_clock_is_right() {
+        let own = testing::own_record("a.test", Arc::new(testing::node_key()), testing::database(), 1_000_000);
+        let wrong = open(&own, 1_000_000);
+        assert_eq!(open(&own, 1_000_000 - CLOCK_SLACK_S), wrong, "clocks are put right by so much all the time");
+        let right = open(&own, 900_000);
+        assert_eq!(right.issued_s, 900_000);
+        assert!(right.sequence > wrong.sequence);
     }
 
     #[test]

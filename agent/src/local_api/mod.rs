@@ -1,6 +1,7 @@
 //! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
 
 mod holders;
+pub mod hosting;
 pub mod status;
 mod sync;
 
@@ -19,6 +20,9 @@ use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::holders::Holders;
 use crate::replicate::share::Sharer;
+use crate::replicate::terms::Terms;
+use crate::replicate::withdraw::Withdrawer;
+use crate::serve::leases::Leases;
 use crate::store::ReplicaStore;
 use crate::telemetry::Metrics;
 
@@ -44,6 +48,12 @@ pub struct LocalApi {
     pub sharer: Option<Arc<Sharer>>,
     /// Replicas held for others.
     pub store: Arc<ReplicaStore>,
+    /// On which terms anything is carried.
+    pub terms: Arc<Terms>,
+    /// What origins are granted.
+    pub leases: Arc<Leases>,
+    /// What is being given up.
+    pub withdrawer: Arc<Withdrawer>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -75,6 +85,14 @@ pub const PAUSE_PATH: &str = "/v1/pause";
 pub const RESUME_PATH: &str = "/v1/resume";
 /// POST [`Purge`], answered by [`crate::catalogue::Purged`]: takes objects out of the table and finds them out anew.
 pub const PURGE_PATH: &str = "/v1/purge";
+/// GET: a list of [`crate::replicate::deny::DenyEntry`].
+pub const DENY_PATH: &str = "/v1/deny";
+/// POST [`hosting::DenyRequest`], answered by [`hosting::Denied`]: these are no longer carried, and no longer served from now on.
+pub const DENY_ADD_PATH: &str = "/v1/deny/add";
+/// POST [`hosting::DenyRequest`], answered by [`hosting::Denied`]: these may be carried again.
+pub const DENY_REMOVE_PATH: &str = "/v1/deny/remove";
+/// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::terms::Departure`].
+pub const LEAVE_PATH: &str = "/v1/leave";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";
 
@@ -101,6 +119,10 @@ impl LocalApi {
             }
             (&Method::POST, PEER_ADD_PATH | PEER_ACCEPT_PATH | PEER_REMOVE_PATH) => self.peer(&path, request).await,
             (&Method::POST, PURGE_PATH) => self.purge(request).await,
+            (&Method::GET, DENY_PATH) => json(StatusCode::OK, &self.terms.deny.list()),
+            (&Method::POST, DENY_ADD_PATH | DENY_REMOVE_PATH) => self.deny(&path, request).await,
+            (&Method::GET, LEAVE_PATH) => json(StatusCode::OK, &self.departure()),
+            (&Method::POST, LEAVE_PATH) => self.leave(request).await,
             (&Method::POST, PAUSE_PATH) => self.set_killed(true),
             (&Method::POST, RESUME_PATH) => self.set_killed(false),
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),

@@ -14,6 +14,8 @@ use crate::load::LoadStatus;
 use crate::policy::watch::PolicyStatus;
 use crate::publish::TableSize;
 use crate::replicate::holders::Health;
+use crate::replicate::messages::{Decline, WithdrawalReason};
+use crate::replicate::terms::Departure;
 use crate::telemetry::State;
 
 /// The whole picture.
@@ -31,6 +33,8 @@ pub struct Status {
     pub table: TableSize,
     /// Own objects and those of others.
     pub objects: ObjectCounts,
+    /// What this site grants to those whose objects it holds.
+    pub hosting: HostingStatus,
     /// What is known of the Content-Security-Policy of the site's pages.
     pub policy: PolicyStatus,
     /// Requests that stayed here since the start, by reason.
@@ -52,6 +56,19 @@ pub struct ObjectCounts {
     pub trouble: Option<String>,
 }
 
+/// What this site grants to those whose objects it holds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct HostingStatus {
+    /// Bytes per second for all origins together, at most.
+    pub lease_total_bytes_per_s: u64,
+    /// What the site's own visitors leave of that now.
+    pub lease_available_bytes_per_s: u64,
+    /// Entries of the deny list.
+    pub denied: usize,
+    /// Whether this site leaves as a host, and how far it is.
+    pub departure: Departure,
+}
+
 /// One domain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PeerStatus {
@@ -71,10 +88,22 @@ pub struct PeerStatus {
     pub holds: usize,
     /// Own objects that it has declined.
     pub declined: u64,
+    /// Of these, by reason.
+    pub declined_for: BTreeMap<Decline, u64>,
+    /// Replicas that it has withdrawn, by reason.
+    pub withdrawn_for: BTreeMap<WithdrawalReason, u64>,
     /// Redirects to it since the start.
     pub redirects: u64,
     /// Bytes held for it.
     pub hosted_bytes: u64,
+    /// Bytes per second granted to it.
+    pub granted_bytes_per_s: u64,
+    /// Bytes sent for it, as far as they are not forgotten.
+    pub given_bytes: u64,
+    /// Bytes for which clients were redirected to it, as far as they are not forgotten.
+    pub received_bytes: u64,
+    /// Where a person can be reached there, as it says itself.
+    pub contact: String,
     /// What browsers are not redirected to it for, since the policy of the site's pages forbids it or is not known, or since it does
     /// not serve downloads.
     pub blocked: Vec<String>,
@@ -132,6 +161,12 @@ impl LocalApi {
                 hosted_bytes: state.replica_bytes,
                 trouble: self.store.trouble(),
             },
+            hosting: HostingStatus {
+                lease_total_bytes_per_s: self.terms.host.lease_total_bytes_per_s,
+                lease_available_bytes_per_s: self.leases.available(),
+                denied: self.terms.deny.len(),
+                departure: self.departure(),
+            },
             policy: self.policy.status(),
             refused: self.metrics.refusals(),
             peers,
@@ -176,6 +211,13 @@ impl LocalApi {
                 (PeerState::KeyChanged, format!("shows another key, {refused}, which is refused; {remedy} {domain}"))
             }
         };
+        let (refusals, balance) = (self.holders.refusals_of(domain), self.terms.ledger.balance(domain));
+        let contact = match &standing {
+            Some(Standing::Pending { record, .. }) => record.contact.clone(),
+            standing => {
+                standing.as_ref().and_then(Standing::peer).map(|p| p.record.contact.clone()).unwrap_or_default()
+            }
+        };
         PeerStatus {
             domain: domain.to_owned(),
             state,
@@ -184,9 +226,15 @@ impl LocalApi {
             weight: holder.as_ref().map_or(0, |holder| holder.health.weight()),
             lease_bytes_per_s: holder.as_ref().map_or(0, |holder| holder.lease_bytes_per_s),
             holds: self.board.holdings().remove(domain).unwrap_or(0),
-            declined: self.sharer.as_ref().and_then(|sharer| sharer.declined().remove(domain)).unwrap_or(0),
+            declined: refusals.declined.values().sum(),
+            declined_for: refusals.declined,
+            withdrawn_for: refusals.withdrawn,
             redirects: holder.as_ref().map_or(0, |holder| holder.redirects),
             hosted_bytes: self.store.usage().by_origin.remove(domain).unwrap_or(0),
+            granted_bytes_per_s: self.leases.share_of(domain),
+            given_bytes: balance.given,
+            received_bytes: balance.received,
+            contact,
             blocked: holder.as_ref().map(|_| self.policy.blocked_at(domain)).unwrap_or_default(),
             note,
         }

@@ -6,83 +6,91 @@ use super::messages::Decline;
 use crate::settings::Host;
 use crate::store::Usage;
 
+/// What is known of the origin that offers, beside its record.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Circumstances {
+    /// The operator does not carry this origin, path or digest.
+    pub denied: bool,
+    /// This host is leaving.
+    pub leaving: bool,
+    /// Who has carried how much for whom.
+    pub balance: Balance,
+    /// What is thought of the origin.
+    pub reputation: Reputation,
+}
+
+/// Bytes served on both sides, as counted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Balance {
+    /// Bytes of the origin's objects that this host has sent.
+    pub given: u64,
+    /// Bytes of this site's objects for which clients were redirected to the origin.
+    pub received: u64,
+}
+
+/// What this host's own experience with an origin says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reputation {
+    /// Nothing bad.
+    #[default]
+    Good,
+    /// Too little trust to take anything more.
+    Poor,
+}
+
 /// Admits or declines a valid record of `class`, given what is in use already.
 ///
 /// The version that it would replace stays on disk until the new one is committed, so its room does not count as free.
-pub fn admit(host: &Host, usage: &Usage, record: &ObjectRecord, class: Class) -> Result<(), Decline> {
-    if !host.classes.contains(&class) {
-        return Err(Decline::Class);
+pub fn admit(
+    host: &Host,
+    circumstances: &Circumstances,
+    usage: &Usage,
+    record: &ObjectRecord,
+    class: Class,
+) -> Result<(), Decline> {
+    let Circumstances { denied, leaving, balance, reputation } = circumstances;
+    if *leaving {
+        return Err(Decline::Leaving);
     }
-    if record.size > host.max_object_bytes {
-        return Err(Decline::TooLarge);
+    if *denied {
+        return Err(Decline::Denied);
+    }
+    suits(host, record, class)?;
+    if *reputation == Reputation::Poor {
+        return Err(Decline::Reputation);
+    }
+    if is_in_debt(host, balance) {
+        return Err(Decline::Reciprocity);
     }
     if usage.total_bytes.saturating_add(record.size) > host.quota_bytes {
         return Err(Decline::Quota);
     }
     let of_origin = usage.by_origin.get(&record.origin).copied().unwrap_or(0);
-    if of_origin.saturating_add(record.size) > host.quota_per_origin_bytes {
+    if of_origin.saturating_add(record.size) > host.quota_of(&record.origin) {
         return Err(Decline::OriginQuota);
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use p2pcdn_core::object::{Embedding, Sha256, Sharing};
-    use proptest::prelude::*;
-
-    fn host() -> Host {
-        Host {
-            quota_bytes: 100,
-            quota_per_origin_bytes: 60,
-            max_object_bytes: 50,
-            lease_bytes_per_s: 1,
-            pull_bytes_per_s: 1,
-            pull_per_origin_bytes_per_s: 1,
-            classes: vec![Class::Image],
-            downloads: false,
-        }
-    }
-
-    fn record(size: u64) -> ObjectRecord {
-        ObjectRecord {
-            origin: "a.test".into(),
-            path: "/x".into(),
-            sha256: Sha256([0; 32]),
-            size,
-            content_type: "image/png".into(),
-            etag: "\"x\"".into(),
-            max_age_s: 1,
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: vec![],
-            sequence: 1,
-            expires_s: 1,
-        }
-    }
-
-    fn usage(total: u64, of_origin: u64) -> Usage {
-        Usage { total_bytes: total, by_origin: [("a.test".to_owned(), of_origin)].into() }
-    }
-
-    #[test]
-    fn every_limit_has_its_reason() {
-        let verdict = |size, total, of_origin, class| admit(&host(), &usage(total, of_origin), &record(size), class);
-        assert_eq!(verdict(50, 50, 10, Class::Image), Ok(()));
-        assert_eq!(verdict(50, 51, 10, Class::Image), Err(Decline::Quota));
-        assert_eq!(verdict(50, 50, 11, Class::Image), Err(Decline::OriginQuota));
-        assert_eq!(verdict(51, 0, 0, Class::Image), Err(Decline::TooLarge));
-        assert_eq!(verdict(1, 0, 0, Class::Font), Err(Decline::Class));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_admitted_fits(size: u64, total: u64, of_origin: u64) {
-            if admit(&host(), &usage(total, of_origin), &record(size), Class::Image).is_ok() {
-                prop_assert!(total + size <= 100 && of_origin + size <= 60 && size <= 50);
-            }
-        }
+/// Whether the host carries objects of this kind at all, however much room there is.
+pub fn suits(host: &Host, record: &ObjectRecord, class: Class) -> Result<(), Decline> {
+    if !host.classes.contains(&class) {
+        Err(Decline::Class)
+    } else if record.size < host.min_object_bytes {
+        Err(Decline::TooSmall)
+    } else if record.size > host.max_object_bytes {
+        Err(Decline::TooLarge)
+    } else {
+        Ok(())
     }
 }
+
+/// Bitswap's debt ratio, bytes sent over bytes received, with an allowance so that one who has not given yet can begin.
+fn is_in_debt(host: &Host, balance: &Balance) -> bool {
+    let Some(ratio) = host.debt_ratio else { return false };
+    let owed = balance.given.saturating_sub(host.debt_allowance_bytes);
+    owed as f64 > ratio * balance.received as f64
+}
+
+#[cfg(test)]
+pub(super) mod tests;

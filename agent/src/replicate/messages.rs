@@ -66,7 +66,7 @@ pub enum Verdict {
 }
 
 /// Why a host does not take an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Decline {
     /// The record is malformed, not signed by the peer that offers it, or about somebody else's object.
@@ -160,6 +160,40 @@ pub struct Acknowledgements {
 pub struct Withdrawals {
     /// At most [`MAX_BATCH`].
     pub withdrawals: Vec<Withdrawal>,
+    /// Why, which is the same for all of them; earlier releases do not say.
+    #[serde(default)]
+    pub reason: WithdrawalReason,
+}
+
+/// Why a copy is no more, or shall be no more.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, thiserror::Error,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum WithdrawalReason {
+    /// Its bytes are damaged or gone.
+    #[error("the bytes are damaged or gone")]
+    Lost,
+    /// Its record has expired.
+    #[error("the record has expired")]
+    Expired,
+    /// Its origin does not want it kept, or is no peer any more.
+    #[error("the origin no longer wants it kept")]
+    Unwanted,
+    /// The host's settings have no more room for it, or none for its kind.
+    #[error("the host has less room than before")]
+    Quota,
+    /// The host's operator does not carry this.
+    #[error("the host's operator does not carry this")]
+    Denied,
+    /// The host is leaving.
+    #[error("the host is leaving")]
+    Leaving,
+    /// Not said, or a reason of a later release.
+    #[default]
+    #[serde(other)]
+    #[error("for a reason that was not said or is not known")]
+    Other,
 }
 
 /// One version of one object.
@@ -178,4 +212,47 @@ pub struct Withdrawal {
 pub struct Done {
     /// How many of the items meant something to the receiver.
     pub taken: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{sign, testing};
+
+    fn read<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn what_a_later_release_adds_to_a_message_is_passed_over() {
+        let signed = sign(&testing::node_key(), &testing::peer_record("a.test", Sha256([1; 32]), 1)).unwrap();
+        let offered = serde_json::json!({ "record": signed, "priority": 7 });
+        let offer: Offer = read(serde_json::json!({ "records": [offered], "urgent": true }));
+        assert!(offer.records[0].sources.is_empty());
+        let lease = serde_json::json!({ "bytes_per_s": 5, "valid_s": 30, "burst": 9 });
+        let verdicts = serde_json::json!([
+            { "verdict": "declined", "reason": "too_shiny", "detail": "x" },
+            { "verdict": "declined", "reason": "denied" },
+            { "verdict": "accepted", "eta_s": 3 },
+        ]);
+        let answer: OfferAnswer = read(serde_json::json!({ "verdicts": verdicts, "lease": lease, "more": [] }));
+        assert_eq!(
+            answer.verdicts,
+            [
+                Verdict::Declined { reason: Decline::Other },
+                Verdict::Declined { reason: Decline::Denied },
+                Verdict::Accepted
+            ]
+        );
+        assert_eq!(answer.lease, LeaseGrant { bytes_per_s: 5, valid_s: 30 });
+    }
+
+    #[test]
+    fn withdrawals_are_understood_with_no_reason_and_with_an_unknown_one() {
+        let gone = serde_json::json!([{ "origin": "a.test", "path": "/x", "sha256": Sha256([1; 32]), "size": 3 }]);
+        let reason = |message| read::<Withdrawals>(message).reason;
+        assert_eq!(reason(serde_json::json!({ "withdrawals": gone })), WithdrawalReason::Other);
+        assert_eq!(reason(serde_json::json!({ "withdrawals": gone, "reason": "moon" })), WithdrawalReason::Other);
+        assert_eq!(reason(serde_json::json!({ "withdrawals": gone, "reason": "denied" })), WithdrawalReason::Denied);
+    }
 }

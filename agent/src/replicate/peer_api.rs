@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::batch::{BATCHES_PATH, Wanted};
 use super::messages::{
@@ -15,10 +15,13 @@ use super::messages::{
 use super::pull::Puller;
 use super::share::Sharer;
 use super::upload::{UploadError, Uploads};
+use super::withdraw::Withdrawer;
+use crate::clock::monotonic_ms;
 use crate::http_server::{Body, json, read_body};
 use crate::identity::hello::HELLO_PATH;
 use crate::identity::{Introducer, Membership, Peer, PeerIdentity, Refusal};
-use crate::store::{Replica, ReplicaStore};
+use crate::serve::leases::{LEASE_VALID_S, Leases};
+use crate::store::ReplicaStore;
 
 /// Everything that peers can ask for.
 pub struct PeerApi {
@@ -32,10 +35,10 @@ pub struct PeerApi {
     pub puller: Arc<Puller>,
     /// Replicas held for others.
     pub store: Arc<ReplicaStore>,
-    /// Where replicas go that their origin does not want kept.
-    pub doomed: mpsc::Sender<Arc<Replica>>,
-    /// Bytes per second granted to each origin.
-    pub lease_bytes_per_s: u64,
+    /// Drops replicas that their origin does not want kept.
+    pub withdrawer: Arc<Withdrawer>,
+    /// What each origin is granted.
+    pub leases: Arc<Leases>,
     /// Bytes for peers.
     pub uploads: Arc<Uploads>,
     /// Messages that are read at the same time.
@@ -63,9 +66,6 @@ enum Fault {
     #[error("too much is under way; try again later")]
     Busy,
 }
-
-/// Leases hold for three renewals.
-const LEASE_VALID_S: u32 = 30;
 
 impl PeerApi {
     /// Answers one request.
@@ -95,7 +95,8 @@ impl PeerApi {
         for offered in offer.records {
             verdicts.push(self.puller.consider(peer, offered).await);
         }
-        let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
+        let bytes_per_s = self.leases.grant(&peer.record.domain, monotonic_ms());
+        let lease = LeaseGrant { bytes_per_s, valid_s: LEASE_VALID_S };
         Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
     }
 
@@ -110,16 +111,23 @@ impl PeerApi {
     async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
         let message: Withdrawals = self.message(request).await?;
         check_batch(message.withdrawals.len())?;
-        let mut taken = 0;
+        let (mut taken, mut given_up) = (0, 0);
         for withdrawal in &message.withdrawals {
             if withdrawal.origin == peer.record.domain {
                 let held = self.store.find(&withdrawal.origin, &withdrawal.path);
                 if let Some(replica) = held.filter(|replica| replica.record.sha256 == withdrawal.sha256) {
-                    taken += usize::from(self.doomed.try_send(replica).is_ok());
+                    taken += usize::from(self.withdrawer.forget(&replica).await);
                 }
-            } else if let Some(sharer) = &self.sharer {
-                taken += usize::from(sharer.withdrawn(peer, withdrawal));
+            } else if let Some(sharer) = &self.sharer
+                && sharer.withdrawn(peer, withdrawal)
+            {
+                taken += 1;
+                given_up += 1;
             }
+        }
+        if let Some(sharer) = self.sharer.as_ref().filter(|_| given_up > 0) {
+            tracing::info!(peer = %peer.record.domain, replicas = given_up, reason = %message.reason, "withdrawn");
+            sharer.holders.withdrawn(&peer.record.domain, message.reason, given_up);
         }
         Ok(json(StatusCode::OK, &Done { taken }))
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::holders::Holders;
 use super::messages::{
     Acknowledgement, MAX_BATCH, MAX_MESSAGE_BYTES, MAX_SOURCES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict,
-    Withdrawal,
+    Withdrawal, WithdrawalReason,
 };
 use super::withdraw::send_withdrawals;
 use crate::catalogue::{Catalogue, OwnObject};
@@ -45,7 +45,6 @@ pub struct Talk {
     next_ms: u64,
     failures: u32,
     answered: HashMap<String, Answered>,
-    declined: u64,
 }
 
 /// What a peer has answered to the offer of one path.
@@ -95,11 +94,6 @@ impl Sharer {
                 () = tokio::time::sleep(Duration::from_millis(self.scaled(500).max(20))) => {}
             }
         }
-    }
-
-    /// Objects that peers have declined so far, by peer.
-    pub fn declined(&self) -> HashMap<String, u64> {
-        self.talks().iter().map(|(domain, talk)| (domain.clone(), talk.declined)).collect()
     }
 
     fn due(&self, now_ms: u64, room: usize) -> Vec<Arc<Peer>> {
@@ -159,7 +153,7 @@ impl Sharer {
     async fn offer_all(&self, peer: &Peer) -> Result<(), PeerClientError> {
         let domain = &peer.record.domain;
         for batch in self.gone(domain).chunks(MAX_BATCH) {
-            send_withdrawals(&self.client, peer, batch.to_vec()).await?;
+            send_withdrawals(&self.client, peer, batch.to_vec(), WithdrawalReason::Unwanted).await?;
             self.forget(domain, batch);
         }
         // The table has to know the host before its first acknowledgement can arrive.
@@ -238,7 +232,6 @@ impl Sharer {
 
     fn note(&self, peer: &Peer, object: &OwnObject, verdict: Verdict) {
         let record = &object.record;
-        let declined = matches!(verdict, Verdict::Declined { .. });
         let pause = match verdict {
             Verdict::Held { acknowledgement } => {
                 if self.acknowledged(peer, &acknowledgement) {
@@ -250,13 +243,13 @@ impl Sharer {
             }
             Verdict::Accepted => ACCEPTED_AGAIN_MS,
             Verdict::Declined { reason } => {
+                self.holders.declined(&peer.record.domain, reason);
                 tracing::info!(peer = %peer.record.domain, path = %record.path, %reason, "declined");
                 DECLINED_AGAIN_MS
             }
         };
         let mut talks = self.talks();
         if let Some(talk) = talks.get_mut(&peer.record.domain) {
-            talk.declined += u64::from(declined);
             let again_ms = monotonic_ms() + self.scaled(pause);
             let answered = Answered { sequence: record.sequence, sha256: record.sha256, again_ms, gone_since_ms: None };
             talk.answered.insert(record.path.clone(), answered);

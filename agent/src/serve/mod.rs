@@ -6,7 +6,7 @@
 mod admission;
 mod cors;
 mod headers;
-mod leases;
+pub mod leases;
 
 use std::sync::Arc;
 
@@ -20,10 +20,11 @@ use p2pcdn_core::object::{Class, Sharing};
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use tokio::sync::mpsc;
 
-use crate::clock::{monotonic_ms, now_s};
+use crate::clock::{expiry_now_s, monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, json, text};
 use crate::identity::{Membership, OwnRecord, Standing};
+use crate::replicate::terms::Terms;
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
@@ -40,6 +41,7 @@ pub struct ReplicaServer {
     membership: Arc<Membership>,
     store: Arc<ReplicaStore>,
     leases: Arc<Leases>,
+    terms: Arc<Terms>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
 }
@@ -51,13 +53,24 @@ impl ReplicaServer {
         own: Arc<OwnRecord>,
         membership: Arc<Membership>,
         store: Arc<ReplicaStore>,
+        leases: Arc<Leases>,
         doomed: mpsc::Sender<Arc<Replica>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
-        let leases = Arc::new(Leases::new(settings.host.lease_bytes_per_s));
         let downloads = settings.host.downloads;
-        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics }
+        Self {
+            domain,
+            replica_name,
+            downloads,
+            own,
+            membership,
+            store,
+            terms: leases.terms().clone(),
+            leases,
+            doomed,
+            metrics,
+        }
     }
 
     /// Answers one request.
@@ -98,7 +111,8 @@ impl ReplicaServer {
         if !is_carried(&self.membership, asked.origin) {
             return text(StatusCode::NOT_FOUND, "no such replica\n");
         }
-        let found = self.store.find(asked.origin, asked.path);
+        let is_denied = !self.terms.serves(asked.origin, asked.path, &asked.sha256);
+        let found = self.store.find(asked.origin, asked.path).filter(|_| !is_denied);
         if purpose == Use::Window && !found.as_deref().is_some_and(is_archive) {
             return text(StatusCode::NOT_FOUND, "no such download\n");
         }
@@ -194,5 +208,5 @@ fn is_archive(replica: &Replica) -> bool {
 }
 
 fn is_expired(replica: &Replica) -> bool {
-    replica.record.expires_s <= now_s()
+    replica.record.expires_s <= expiry_now_s()
 }

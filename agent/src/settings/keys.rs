@@ -43,6 +43,8 @@ pub(super) struct Keys<'a> {
     figment: &'a Figment,
     all: Dict,
     known: BTreeSet<&'static str>,
+    /// Keys below which every name is one that the operator gives.
+    tables: BTreeSet<&'static str>,
     errors: Vec<KeyError>,
 }
 
@@ -53,7 +55,7 @@ impl<'a> Keys<'a> {
             let unreadable = |e: figment::Error| KeyError { key: source_of(&e), problem: e.kind.to_string() };
             SettingsErrors(error.into_iter().map(unreadable).collect())
         })?;
-        Ok(Self { figment, all, known: BTreeSet::new(), errors: Vec::new() })
+        Ok(Self { figment, all, known: BTreeSet::new(), tables: BTreeSet::new(), errors: Vec::new() })
     }
 
     /// The value, if the key is there and of the right type.
@@ -115,6 +117,34 @@ impl<'a> Keys<'a> {
         values
     }
 
+    /// The tables below `key`, whose names are free and may contain dots; `check` gets each name and the texts of its `fields`.
+    pub(super) fn tables<T, const N: usize>(
+        &mut self,
+        key: &'static str,
+        fields: [&str; N],
+        check: fn(&str, [Option<&str>; N]) -> Result<T, String>,
+    ) -> Vec<T> {
+        self.tables.insert(key);
+        let Ok(Value::Dict(_, tables)) = self.figment.find_value(key) else { return Vec::new() };
+        let mut values = Vec::with_capacity(tables.len());
+        for (name, table) in &tables {
+            let place = format!("{key}.{name:?}");
+            let Value::Dict(_, table) = table else {
+                self.reject(&place, &format!("must be a table with {}", fields.join(", ")));
+                continue;
+            };
+            for unknown in table.keys().filter(|field| !fields.contains(&field.as_str())) {
+                self.reject(&format!("{place}.{unknown}"), &format!("is not one of {}", fields.join(", ")));
+            }
+            let texts = fields.map(|field| table.get(field).map(text_of));
+            match check(name, texts.each_ref().map(Option::as_deref)) {
+                Ok(value) => values.push(value),
+                Err(problem) => self.reject(&place, &problem),
+            }
+        }
+        values
+    }
+
     pub(super) fn reject(&mut self, key: &str, problem: &str) {
         let source = self.figment.find_metadata(key).map(|m| format!(" (from {})", m.name)).unwrap_or_default();
         self.errors.push(KeyError { key: key.to_owned(), problem: format!("{problem}{source}") });
@@ -124,10 +154,14 @@ impl<'a> Keys<'a> {
     pub(super) fn finish<T>(mut self, settings: T) -> Result<T, SettingsErrors> {
         let mut given = Vec::new();
         leaves(&self.all, "", &mut given);
+        let is_free = |key: &String| {
+            self.tables.iter().any(|table| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')))
+        };
+        given.retain(|key| !is_free(key));
         for key in given {
             // An empty table sets nothing.
-            let is_section =
-                self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
+            let is_section = self.tables.contains(key.as_str())
+                || self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
             if !is_section && !self.known.contains(key.as_str()) {
                 let near =
                     self.known.iter().min_by_key(|known| distance(known, &key)).filter(|n| distance(n, &key) <= 3);

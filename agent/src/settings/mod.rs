@@ -1,7 +1,9 @@
 //! What the operator has decided: from a TOML file, the environment and flags to checked values.
 
+mod host;
 mod keys;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,7 +15,10 @@ use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use crate::policy::Policies;
+use crate::replicate::deny::Denial;
 use crate::store::Place;
+pub use host::OriginLimits;
+use host::{debt_ratio, denial, origin_limits};
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 
@@ -134,10 +139,24 @@ pub struct Host {
     pub quota_bytes: u64,
     /// Bytes of replicas for one origin.
     pub quota_per_origin_bytes: u64,
-    /// Bytes of one replica.
+    /// Fewest bytes of one replica.
+    pub min_object_bytes: u64,
+    /// Most bytes of one replica.
     pub max_object_bytes: u64,
     /// Bytes per second that each origin may send here.
     pub lease_bytes_per_s: u64,
+    /// Bytes per second that all origins together may send here.
+    pub lease_total_bytes_per_s: u64,
+    /// Bytes per second that this site can send at all; what its own visitors leave of it is what leases are made of.
+    pub uplink_bytes_per_s: Option<u64>,
+    /// Limits that hold for one origin instead of those for each.
+    pub origins: BTreeMap<String, OriginLimits>,
+    /// How many times as much as an origin has carried for this site is carried for it; without a limit if none.
+    pub debt_ratio: Option<f64>,
+    /// Bytes that are carried for any origin whatever it has given.
+    pub debt_allowance_bytes: u64,
+    /// What is not carried.
+    pub deny: Vec<Denial>,
     /// Bytes per second that pulls may take.
     pub pull_bytes_per_s: u64,
     /// Of these, for the objects of one origin.
@@ -238,9 +257,14 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     let directory = keys.optional("site.directory").map(|path: PathBuf| base.join(path));
     let learn = keys.or("site.learn", true) && directory.is_none();
     let pull_bytes_per_s = keys.checked("host.pull_bandwidth", Some("20MB"), rate);
-    let uplink_bytes_per_s = keys.checked("share.uplink", Some(""), uplink);
+    let uplink_bytes_per_s = keys.checked("public.uplink", Some(""), uplink);
+    if uplink_bytes_per_s.is_some() && admin.is_none() {
+        keys.reject("public.uplink", "needs proxy.admin, where what this site's own visitors take is read");
+    }
     let upload_default = uplink_bytes_per_s.map_or("20MB".to_owned(), |bytes| bytes.to_string());
     let upload_bytes_per_s = keys.checked("share.upload_bandwidth", Some(&upload_default), rate);
+    let lease_bytes_per_s = keys.checked("host.lease", Some("10MB"), bytes);
+    let lease_total = LEASES_IN_TOTAL.saturating_mul(lease_bytes_per_s).to_string();
     let settings = Settings {
         site: Site {
             directory,
@@ -275,8 +299,15 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         host: Host {
             quota_bytes: keys.checked("host.quota", Some("10GB"), bytes),
             quota_per_origin_bytes: keys.checked("host.quota_per_origin", Some("5GB"), bytes),
+            min_object_bytes: keys.checked("host.min_object", Some("0"), object_bytes),
             max_object_bytes: keys.checked("host.max_object", Some("1GB"), object_bytes),
-            lease_bytes_per_s: keys.checked("host.lease", Some("10MB"), bytes),
+            lease_bytes_per_s,
+            lease_total_bytes_per_s: keys.checked("host.lease_total", Some(&lease_total), bytes),
+            uplink_bytes_per_s,
+            origins: keys.tables("host.origin", ["quota", "lease"], origin_limits).into_iter().collect(),
+            debt_ratio: keys.checked("host.debt_ratio", Some("0"), debt_ratio),
+            debt_allowance_bytes: keys.checked("host.debt_allowance", Some("10GB"), bytes),
+            deny: keys.each("host.deny", &[], denial),
             pull_bytes_per_s,
             pull_per_origin_bytes_per_s: keys.checked("host.pull_per_origin", Some(&half(pull_bytes_per_s)), rate),
             classes: keys.each("host.classes", ALL_CLASSES, class),
@@ -303,6 +334,8 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
 
 /// Most pages in `site.pages`: each is read every few minutes.
 const MAX_PAGES: usize = 64;
+/// `host.lease_total` by default, in leases of one origin.
+const LEASES_IN_TOTAL: u64 = 5;
 const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive", "style", "script"];
 const LEAF_CLASSES: &[&str] = &["image", "media", "font", "archive"];
 

@@ -109,3 +109,40 @@ fn the_policy_is_read_unless_the_operator_declares_it() {
     let many = vec!["\"/\""; 65].join(",");
     assert!(policy(&format!("pages = [{many}]")).is_err());
 }
+
+#[test]
+fn one_origin_may_have_limits_of_its_own() {
+    let toml = "[site]\ndomain = \"a.test\"\n[host]\nlease = \"2MB\"\n[host.origin.\"www.b.test:8443\"]\nquota = \"1KB\"\n\
+                [host.origin.\"c.test\"]\nlease = 7\n";
+    let host = load(toml, &[]).expect("good settings").host;
+    assert_eq!((host.quota_of("www.b.test:8443"), host.lease_of("www.b.test:8443")), (1000, 2_000_000));
+    assert_eq!((host.quota_of("c.test"), host.lease_of("c.test")), (5_000_000_000, 7));
+    assert_eq!(host.quota_of("b.test"), 5_000_000_000);
+    assert_eq!(host.lease_total_bytes_per_s, 10_000_000, "five leases");
+    let wrong = "[site]\ndomain = \"a.test\"\n[host.origin.\"B.test\"]\n[host.origin.\"c.test\"]\nqouta = 1\n\
+                 [host.origin.\"e.test\"]\nlease = \"fast\"";
+    let keys = keys_of(load(wrong, &["host.origin.d=5"]));
+    for key in ["\"B.test\"", "\"c.test\".qouta", "\"d\"", "\"e.test\""] {
+        assert!(keys.contains(&format!("host.origin.{key}")), "{key} is missing in {keys:?}");
+    }
+}
+
+#[test]
+fn a_host_says_what_it_spares() {
+    let host = |lines: &str| load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[]).map(|settings| settings.host);
+    let plain = host("").expect("good settings");
+    assert_eq!((plain.uplink_bytes_per_s, plain.debt_ratio, plain.min_object_bytes), (None, None, 0));
+    assert_eq!((plain.lease_total_bytes_per_s, plain.deny.len()), (50_000_000, 0));
+    let known = host("[public]\nuplink = \"5MB\"\n[host]\ndebt_ratio = 2.5\n[proxy]\nadmin = \"127.0.0.1:9901\"")
+        .expect("good");
+    assert_eq!((known.uplink_bytes_per_s, known.debt_ratio), (Some(5_000_000), Some(2.5)));
+    let deny = host(&format!("[host]\ndeny = [\"b.test\", \"b.test/x\", \"/y/\", \"{}\"]", "0".repeat(64)));
+    assert_eq!(deny.expect("good settings").deny.len(), 4);
+    for (lines, key) in [
+        ("[public]\nuplink = \"5MB\"", "public.uplink"),
+        ("[host]\ndebt_ratio = -1", "host.debt_ratio"),
+        ("[host]\ndeny = [\"B\"]", "host.deny"),
+    ] {
+        assert_eq!(keys_of(load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[])), [key]);
+    }
+}

@@ -292,9 +292,9 @@ async fn open_replicas_are_served_until_they_change_and_closed_when_they_go() {
 
     let other = lab.take_in("b.test", "/y", b"other").await;
     lab.store.open_content(&other).await.unwrap();
-    assert!(lab.store.open.as_ref().unwrap().find(&other.sha256).is_some());
+    assert!(lab.store.open.find(&other.sha256).is_some());
     lab.give_up("b.test", "/y").await;
-    assert!(lab.store.open.as_ref().unwrap().find(&other.sha256).is_none());
+    assert!(lab.store.open.find(&other.sha256).is_none());
     assert!(matches!(lab.store.open_content(&other).await, Err(ReadError::Missing)));
 }
 
@@ -303,9 +303,9 @@ async fn damage_that_leaves_no_trace_is_no_longer_served_once_the_scrub_has_foun
     let lab = Lab::new().await;
     let record = lab.take_in("a.test", "/x", b"whole").await;
     std::fs::write(&lab.files()[0], "wrong").unwrap();
-    let open = lab.store.open.as_ref().unwrap();
+    let open = &lab.store.open;
     // As if the disk had changed by itself, and nothing but the bytes.
-    let file = open.open(place(&record.sha256).as_ref()).await.unwrap();
+    let file = open.open(lab.store.blobs.file_of(&record.sha256).unwrap()).await.unwrap();
     assert!(open.keep(record.sha256, &file));
     assert!(matches!(lab.store.scrub(&record).await, Err(ReadError::Corrupt)));
     assert!(open.find(&record.sha256).is_none());

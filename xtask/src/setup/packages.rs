@@ -22,6 +22,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nginx", "nginx"),
     ("dpkg-deb", "dpkg"),
+    ("faketime", "faketime"),
     ("python3", "python3"),
 ];
 /// Debian's own Python, which sees Debian's modules whatever Python comes first on the PATH.

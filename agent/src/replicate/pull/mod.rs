@@ -15,17 +15,16 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use p2pcdn_core::object::{ObjectRecord, Sha256};
+use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::admit::admit;
 use super::bandwidth::FairBandwidth;
 use super::batch::MAX_SMALL_BYTES;
 use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Verdict};
-use crate::clock::now_s;
+use super::terms::Terms;
+use crate::clock::expiry_now_s;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
-use crate::settings::Host;
 use crate::store::{ReplicaStore, Reservation};
 use crate::telemetry::Metrics;
 use progress::Patience;
@@ -35,7 +34,7 @@ use queue::Queue;
 pub struct Puller {
     domain: String,
     key: Arc<NodeKey>,
-    host: Host,
+    terms: Arc<Terms>,
     store: Arc<ReplicaStore>,
     membership: Arc<Membership>,
     client: Arc<PeerClient>,
@@ -88,17 +87,17 @@ impl Puller {
     pub fn new(
         domain: String,
         key: Arc<NodeKey>,
-        host: Host,
+        terms: Arc<Terms>,
         store: Arc<ReplicaStore>,
         membership: Arc<Membership>,
         client: Arc<PeerClient>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let bandwidth = FairBandwidth::new(host.pull_bytes_per_s, host.pull_per_origin_bytes_per_s);
+        let bandwidth = FairBandwidth::new(terms.host.pull_bytes_per_s, terms.host.pull_per_origin_bytes_per_s);
         let offers = RateLimiter::keyed(Quota::per_second(OFFERED_PER_S).allow_burst(OFFERED_AT_ONCE));
         let (state, wake) = (Mutex::default(), Notify::new());
         let patience = Patience::default();
-        Self { domain, key, host, store, membership, client, metrics, bandwidth, patience, offers, state, wake }
+        Self { domain, key, terms, store, membership, client, metrics, bandwidth, patience, offers, state, wake }
     }
 
     /// What becomes of an object that a peer offers.
@@ -123,8 +122,15 @@ impl Puller {
         if record.origin != origin.record.domain {
             return Err(Decline::BadRecord);
         }
-        if record.expires_s <= now_s() {
+        if let Some(reason) = self.terms.refuses(&record) {
+            return Err(reason);
+        }
+        let now_s = expiry_now_s();
+        if record.expires_s <= now_s {
             return Err(Decline::Expired);
+        }
+        if record.expires_s > now_s.saturating_add(MAX_RECORD_LIFE_S) {
+            return Err(Decline::BadRecord);
         }
         if let Some(held) = self.store.find(&record.origin, &record.path) {
             if held.record.sequence > record.sequence {
@@ -145,7 +151,7 @@ impl Puller {
         if let Some(verdict) = self.make_way(&record, &signed)? {
             return Ok(verdict);
         }
-        let reservation = self.store.reserve(&record, |usage| admit(&self.host, usage, &record, class))?;
+        let reservation = self.store.reserve(&record, |usage| self.terms.admit(usage, &record, class))?;
         let (domain, path) = (record.origin.clone(), record.path.clone());
         let sources = self.sources_of(&record, &sources);
         let pull = Pull { origin: origin.clone(), record, signed, reservation, sources };

@@ -1,6 +1,7 @@
 //! Sources that fail in every way that they can, over real connections.
 
 mod lab;
+mod offers;
 
 use std::time::Instant;
 

@@ -81,8 +81,10 @@ impl Puller {
     }
 
     async fn work(&self, job: Job, stop: &CancellationToken) {
+        // The operator may have said no while it waited.
+        let is_wanted = |pull: &Pull| self.terms.refuses(&pull.record).is_none();
         match job {
-            Job::One(pull, cancel) => {
+            Job::One(pull, cancel) if is_wanted(&pull) => {
                 let (origin, path) = (pull.record.origin.clone(), pull.record.path.clone());
                 match self.pull_one(pull, &cancel, stop).await {
                     Ok(()) => tracing::debug!(%origin, %path, "replica committed"),
@@ -90,7 +92,9 @@ impl Puller {
                     Err(error) => tracing::warn!(%origin, %path, %error, "replica not taken in"),
                 }
             }
-            Job::Batch(pulls) => {
+            Job::One(..) => {}
+            Job::Batch(mut pulls) => {
+                pulls.retain(is_wanted);
                 let Some(origin) = pulls.first().map(|pull| pull.origin.clone()) else { return };
                 if let Err((left, error)) = self.pull_batch(&origin, pulls, stop).await
                     && !matches!(error, PullError::Cancelled)

@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming as RequestBody};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use p2pcdn_core::object::{CHUNK_BYTES, Class, Embedding, ObjectRecord, Sha256, Sharing};
+use p2pcdn_core::object::{CHUNK_BYTES, Embedding, ObjectRecord, Sha256, Sharing};
 use sha2::Digest;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -28,10 +28,12 @@ use crate::identity::introduction::check;
 use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
 };
+use crate::replicate::admit;
 use crate::replicate::batch::{BATCHES_PATH, Wanted, header};
 use crate::replicate::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, OBJECTS_PATH, Offered, Verdict,
 };
+use crate::replicate::terms::Terms;
 use crate::settings::Host;
 use crate::store::ReplicaStore;
 use crate::store::tests::location;
@@ -274,14 +276,13 @@ impl HostLab {
             quota_bytes: 64 << 20,
             quota_per_origin_bytes: 64 << 20,
             max_object_bytes: 64 << 20,
-            lease_bytes_per_s: 1,
             pull_bytes_per_s: 1 << 30,
             pull_per_origin_bytes_per_s: 1 << 30,
-            classes: vec![Class::Image],
-            downloads: false,
+            ..admit::tests::host()
         };
+        let terms = Arc::new(Terms::open(testing::database(), host, 0, 0).unwrap());
         let domain = "host.test".to_owned();
-        let puller = Puller::new(domain, key, host, store.clone(), membership.clone(), client, metrics.clone());
+        let puller = Puller::new(domain, key, terms, store.clone(), membership.clone(), client, metrics.clone());
         let ms = Duration::from_millis;
         // A trickle of a byte every 5 ms is far below the floor over any window.
         let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800) };
