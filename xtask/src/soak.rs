@@ -10,7 +10,11 @@ pub(crate) struct SoakArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
 
-    /// Fuzz only these targets; the default is all.
+    /// How often the replica store is killed at a random moment.
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+
+    /// Only fuzz, and only these targets; the default is all there is to soak.
     targets: Vec<String>,
 }
 
@@ -19,6 +23,12 @@ const CARGO_FUZZ: &str = "0.13.2";
 const MAX_INPUT_BYTES: u32 = 4096;
 
 pub(crate) fn run(layout: &Layout, args: &SoakArgs) -> Result<(), TaskError> {
+    if args.targets.is_empty() && args.kills > 0 {
+        println!("\n== replica store: {} kills", args.kills);
+        let mut test = process::cargo(layout, "test");
+        test.args(["--locked", "--package", "p2pcdn-agent", "--test", "store", "--", "killed_at_random"]);
+        process::show(test.env("P2PCDN_STORE_KILLS", args.kills.to_string()))?;
+    }
     let tools = layout.tools().join("cargo");
     let program = tools.join("bin/cargo-fuzz");
     if !process::succeeds(Command::new(&program).arg("fuzz").arg("--version")) {

@@ -1,5 +1,6 @@
 //! The command line: `p2pcdn <command>`.
 
+mod backup;
 mod check;
 mod client;
 mod deny;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::identity::TlsSetupError;
+use crate::identity::backup::BackupError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
 use crate::{shutdown, telemetry};
@@ -90,6 +92,12 @@ enum Command {
     /// Reads the page's policies and what it loads, and asks the running agent for the peers that hold replicas, each of which is
     /// tried. The exit status is 5 if something would go wrong.
     Doctor(doctor::DoctorArgs),
+    /// Copy what makes this site itself to its peers into a file: node key, peers and how far its sequences have got.
+    ///
+    /// The agent has to be stopped. Replicas and objects are not in it, they come back by themselves.
+    Backup(backup::BackupArgs),
+    /// Make this the site of a backup, in a state directory that is fresh or, with --force, replaced.
+    Restore(backup::BackupArgs),
     /// Check the settings and say everything that is wrong with them.
     CheckConfig(show::Format),
 }
@@ -109,6 +117,8 @@ enum CliError {
     Problems(usize),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     #[error("starting: {0}")]
     Start(std::io::Error),
     #[error("writing the answer: {0}")]
@@ -126,7 +136,13 @@ impl CliError {
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
             Self::Problems(_) => 5,
-            Self::Tls(_) | Self::Run(_) | Self::Client(_) | Self::Start(_) | Self::Output(_) | Self::Json(_) => 1,
+            Self::Backup(_)
+            | Self::Tls(_)
+            | Self::Run(_)
+            | Self::Client(_)
+            | Self::Start(_)
+            | Self::Output(_)
+            | Self::Json(_) => 1,
         })
     }
 }
@@ -148,6 +164,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Init(args) => Ok(init::write(&cli.common.config, &args)?),
         Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
+        Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
+        Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Run => run(load()?),
         Command::Doctor(args) => {
             let settings = load()?;

@@ -50,7 +50,7 @@ pub enum MembershipError {
     },
 }
 
-const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
+pub(super) const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 
 /// A standing as stored; records are taken from their signed form.
 #[derive(Serialize, Deserialize)]
@@ -235,7 +235,7 @@ fn load(db: &Database) -> Result<BTreeMap<String, Standing>, MembershipError> {
     rows.into_iter().map(standing).collect()
 }
 
-fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipError> {
+pub(super) fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipError> {
     let stored =
         serde_json::from_slice(json).map_err(|source| MembershipError::Json { domain: domain.into(), source })?;
     let peer = |signed: Signed, since_s| match signed.open() {

@@ -8,6 +8,7 @@
 //! and the [`introducer`] keeps it going. What strangers say passes through [`plain()`] before anybody reads it.
 
 pub mod address;
+pub mod backup;
 pub mod connector;
 pub mod hello;
 pub mod introducer;

@@ -62,6 +62,25 @@ impl NodeKey {
         Ok(Self { signing, _lock: lock })
     }
 
+    /// Locks `state_dir` and reads the key that has to be there; nothing is created but the lock.
+    pub(super) fn load(state_dir: &Path) -> Result<Self, NodeKeyError> {
+        let path = state_dir.join("node.key");
+        let file = File::open(&path).map_err(io_error(&path))?;
+        let lock = lock(state_dir)?;
+        Ok(Self { signing: read(file, &path)?, _lock: lock })
+    }
+
+    /// The private key, for a backup.
+    pub(super) fn pem(&self) -> Result<String, NodeKeyError> {
+        Ok(self.signing.to_pkcs8_pem(LineEnding::LF)?.to_string())
+    }
+
+    /// Locks `state_dir`, which is created if it is not there, for [`StateLock::put_key`].
+    pub(super) fn lock(state_dir: &Path) -> Result<StateLock, NodeKeyError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(io_error(state_dir))?;
+        Ok(StateLock { _lock: lock(state_dir)?, state_dir: state_dir.to_owned() })
+    }
+
     /// The public half, by which peers know this agent.
     pub fn public(&self) -> PublicKey {
         p2pcdn_core::object::Sha256(self.signing.verifying_key().to_bytes())
@@ -75,6 +94,24 @@ impl NodeKey {
     /// The key as PKCS#8, for the TLS stack.
     pub(super) fn pkcs8(&self) -> Result<PrivatePkcs8KeyDer<'static>, ed25519_dalek::pkcs8::Error> {
         Ok(self.signing.to_pkcs8_der()?.as_bytes().to_vec().into())
+    }
+}
+
+/// A state directory that nobody else uses.
+pub(super) struct StateLock {
+    _lock: File,
+    state_dir: PathBuf,
+}
+
+impl StateLock {
+    /// Checks a key from a backup.
+    pub(super) fn check(pem: &str) -> bool {
+        SigningKey::from_pkcs8_pem(pem).is_ok()
+    }
+
+    /// Puts a key from a backup in its place, durably.
+    pub(super) fn put_key(&self, pem: &str) -> Result<(), NodeKeyError> {
+        install(&self.state_dir, &self.state_dir.join("node.key"), pem)
     }
 }
 
@@ -104,15 +141,19 @@ fn create(state_dir: &Path, path: &Path) -> Result<SigningKey, NodeKeyError> {
     getrandom::fill(&mut secret).map_err(NodeKeyError::Random)?;
     let signing = SigningKey::from_bytes(&secret);
     let pem = signing.to_pkcs8_pem(LineEnding::LF)?;
-    let temporary = state_dir.join("node.key.new");
-    write_durably(&temporary, pem.as_bytes()).map_err(io_error(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(io_error(path))?;
-    File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(io_error(state_dir))?;
-    tracing::info!(path = %path.display(), "created the node key; back it up, peers know this site by it");
+    install(state_dir, path, &pem)?;
+    tracing::info!(path = %path.display(), "created the node key; p2pcdn backup copies it, peers know this site by it");
     Ok(signing)
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn install(state_dir: &Path, path: &Path, pem: &str) -> Result<(), NodeKeyError> {
+    let temporary = state_dir.join("node.key.new");
+    write_durably(&temporary, pem.as_bytes()).map_err(io_error(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(io_error(path))?;
+    File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(io_error(state_dir))
+}
+
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Truncating also covers what a crash left behind, whatever its mode was.
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;

@@ -32,7 +32,7 @@ pub struct CounterError {
     source: Box<redb::Error>,
 }
 
-const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 
 impl Counter {
     /// The counter of that name; several may share one database.

@@ -57,8 +57,10 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEEP_LEAVING: Duration = Duration::from_secs(2);
 /// Origins that could not be told are tried again so often.
 const RETELL: Duration = Duration::from_secs(10);
-/// Pause between two replicas of the background scrub; with the reading itself this bounds its share of the disk.
-const SCRUB_PAUSE: Duration = Duration::from_millis(200);
+/// Bytes per second that the background scrub reads on average; it pauses after each replica for so long as that takes.
+const SCRUB_BYTES_PER_S: u64 = 16 << 20;
+/// And for so long at least, since many small files are work, too.
+const SCRUB_PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two passes of the scrub.
 const SCRUB_PERIOD: Duration = Duration::from_secs(3600);
 
@@ -174,9 +176,11 @@ impl Withdrawer {
     pub async fn scrub(self: Arc<Self>, doomed: mpsc::Sender<Arc<Replica>>, cancel: CancellationToken) {
         loop {
             for replica in self.store.list() {
+                let pause =
+                    SCRUB_PAUSE + Duration::from_secs_f64(replica.record.size as f64 / SCRUB_BYTES_PER_S as f64);
                 tokio::select! {
                     () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(SCRUB_PAUSE) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
                 let is_lost = tokio::select! {
                     () = cancel.cancelled() => return,

@@ -2,6 +2,7 @@
 //!
 //! redb serves nothing more after a failed write, for example to a full disk, until it is opened again, which is done here.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,33 +29,20 @@ const REPLICAS: TableDefinition<&str, &str> = TableDefinition::new("replicas");
 impl Rows {
     /// Opens the file; one that is damaged is set aside, since everything in it can be had from the records beside the bytes. Blocks.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = match open(path) {
-            Err(StoreError::Metadata(error)) if is_damage(&error) => {
-                tracing::error!(path = %path.display(), %error, "replica metadata is damaged, rebuilding it");
-                let aside = path.with_extension("damaged");
-                std::fs::rename(path, aside).map_err(StoreError::io(path))?;
+        let db = match open_sound(path)? {
+            Some(db) => db,
+            None => {
+                tracing::error!(path = %path.display(), "replica metadata is damaged, rebuilding it");
+                std::fs::rename(path, path.with_extension("damaged")).map_err(StoreError::io(path))?;
                 open(path)?
             }
-            db => db?,
         };
         Ok(Self { path: path.to_owned(), db: Mutex::new(Some(db)) })
     }
 
     /// Every row, by its key; rows that cannot be read have none. Blocks.
     pub(super) fn read(&self) -> Result<Vec<(String, Option<Signed>)>, StoreError> {
-        self.with(|db| {
-            let transaction = db.begin_read()?;
-            let table = match transaction.open_table(REPLICAS) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                table => table?,
-            };
-            let mut rows = Vec::new();
-            for row in table.iter()? {
-                let (key, json) = row?;
-                rows.push((key.value().to_owned(), serde_json::from_str(json.value()).ok()));
-            }
-            Ok(rows)
-        })
+        self.with(read)
     }
 
     /// Makes all changes at once, durably; after an error they may or may not have been made. Blocks.
@@ -106,6 +94,42 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     })
 }
 
-fn is_damage(error: &redb::Error) -> bool {
-    matches!(error, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::RepairAborted)
+/// `None` if the file is damaged. redb notices some damage by a panic, and some only when rows are read.
+fn open_sound(path: &Path) -> Result<Option<Database>, StoreError> {
+    let opened = std::panic::catch_unwind(|| {
+        let db = open(path)?;
+        read(&db).map_err(|error| StoreError::Metadata(Box::new(error)))?;
+        Ok(db)
+    });
+    match opened {
+        Err(_panic) => Ok(None),
+        Ok(Err(error)) if is_damage(&error) => Ok(None),
+        Ok(opened) => opened.map(Some),
+    }
+}
+
+fn read(db: &Database) -> Result<Vec<(String, Option<Signed>)>, redb::Error> {
+    let transaction = db.begin_read()?;
+    let table = match transaction.open_table(REPLICAS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let mut rows = Vec::new();
+    for row in table.iter()? {
+        let (key, json) = row?;
+        rows.push((key.value().to_owned(), serde_json::from_str(json.value()).ok()));
+    }
+    Ok(rows)
+}
+
+fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Io { source, .. } => {
+            matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        StoreError::Metadata(error) => {
+            !matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseAlreadyOpen)
+        }
+        _ => false,
+    }
 }

@@ -7,6 +7,8 @@ use sha2::Digest;
 use super::*;
 use crate::identity::{NodeKey, sign, testing};
 
+mod quota;
+
 struct Lab {
     directory: tempfile::TempDir,
     key: NodeKey,
@@ -381,4 +383,64 @@ async fn a_blob_that_is_being_published_again_is_not_removed_under_it() {
         assert_eq!(read(&lab.store, &again).await, b"same");
         lab.give_up("a.test", "/x").await;
     }
+}
+
+#[tokio::test]
+async fn metadata_that_is_lost_is_rebuilt_from_records_whose_bytes_are_right() {
+    let lab = Lab::new().await;
+    let kept = lab.take_in("a.test", "/kept", b"kept").await;
+    lab.take_in("a.test", "/rotten", b"rotten").await;
+    lab.take_in("b.test", "/forged", b"forged").await;
+    let gone = lab.take_in("a.test", "/gone", b"gone").await;
+    let forged = lab.store.find("b.test", "/forged").unwrap().signed.digest().to_string();
+    let rotten = Sha256(sha2::Sha256::digest(b"rotten").into()).to_string();
+    let named =
+        |directory: &str, name: &str| lab.below(directory).into_iter().find(|path| path.ends_with(name)).unwrap();
+    std::fs::write(named("blobs", &rotten), "rotted").unwrap();
+    let record = std::fs::read_to_string(named("records", &forged)).unwrap().replace("/forged", "/stolen");
+    std::fs::write(named("records", &forged), record).unwrap();
+    lab.give_up("a.test", "/gone").await;
+    std::fs::write(lab.directory.path().join("replicas.redb"), "no database").unwrap();
+
+    let lab = lab.restart().await;
+    let held: Vec<String> = lab.store.list().iter().map(|replica| replica.record.path.clone()).collect();
+    assert_eq!(held, ["/kept"]);
+    assert_eq!(read(&lab.store, &kept).await, b"kept");
+    assert_eq!(lab.store.usage().total_bytes, kept.size);
+    assert_eq!((lab.files().len(), lab.below("records").len()), (1, 1));
+    assert!(lab.store.find("a.test", &gone.path).is_none());
+}
+
+#[tokio::test]
+async fn a_retirement_that_a_crash_cut_off_is_finished_at_the_start() {
+    let lab = Lab::new().await;
+    lab.take_in("a.test", "/x", b"bytes").await;
+    std::fs::remove_file(&lab.below("records")[0]).unwrap();
+    let lab = lab.restart().await;
+    assert!(lab.store.find("a.test", "/x").is_none());
+    assert_eq!(lab.files(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn unfinished_objects_are_bounded_in_bytes_and_age() {
+    let lab = Lab::new().await;
+    let begin = async |number: u8| {
+        let content = bytes(number, 3 * CHUNK_BYTES as usize);
+        let (record, _) = lab.object("a.test", &format!("/{number}"), &content);
+        let mut incoming = lab.store.begin(&record).await.unwrap();
+        incoming.push(Bytes::copy_from_slice(&content[..2 * CHUNK_BYTES as usize])).await.unwrap();
+        incoming.suspend().await;
+        record
+    };
+    let first = begin(1).await;
+    let day_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
+    std::fs::File::open(&lab.below("incoming")[0]).unwrap().set_modified(day_ago).unwrap();
+    let mut rest = Vec::new();
+    for number in 2..=4 {
+        rest.push(begin(number).await);
+    }
+    // The bound is 1 MiB, two of half a MiB.
+    assert_eq!(lab.below("incoming").len(), 2);
+    assert_eq!(lab.store.begin(&first).await.unwrap().received(), 0);
+    assert_eq!(lab.store.begin(&rest[2]).await.unwrap().received(), 2 * CHUNK_BYTES);
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod agent_gone;
 mod alone;
+mod backup;
 mod browser;
 mod catching_up;
 mod changed_objects;
