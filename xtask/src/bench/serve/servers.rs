@@ -21,7 +21,7 @@ use super::super::{
 use crate::setup;
 
 const LISTENER: &str = include_str!("listener.yaml");
-/// With the limits of envoy-config/site.yaml.
+/// With timeouts and limits of envoy-config/site.yaml.
 const CLUSTER: &str = include_str!("cluster.yaml");
 const NGINX: &str = include_str!("nginx.conf");
 const NGINX_NAME: &str = "nginx.localhost";
