@@ -3,10 +3,10 @@
 //! Files that are asked for stay open, so that an answer costs no look at a path, and what the kernel has in memory is read where it is
 //! asked for. Only what has to come from the disk is left to a thread that may block.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use p2pcdn_core::object::Sha256;
 use quick_cache::sync::Cache;
-use rustix::fs::{Stat, fstat};
 use rustix::io::{ReadWriteFlags, preadv2};
 use sha2::Digest;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
 
 use super::{ReplicaStore, StoreError};
 
@@ -67,10 +67,10 @@ pub struct OpenFile {
 /// Differs once somebody has written to the file, cut it off or removed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileStamp {
-    size: i64,
+    size: u64,
     links: u64,
-    written: (i64, u64),
-    changed: (i64, u64),
+    written: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl OpenFiles {
@@ -88,7 +88,7 @@ impl OpenFiles {
         let buffers = self.buffers.clone();
         let open = move || {
             let file = File::open(path)?;
-            let stamp = FileStamp::of(&fstat(&file)?);
+            let stamp = FileStamp::of(&file.metadata()?);
             Ok(Arc::new(OpenFile { file, stamp, buffers }))
         };
         spawn_blocking(open).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
@@ -113,6 +113,9 @@ impl OpenFiles {
 
 /// The digest of the bytes that are in the file of a blob now; `None` if there is no file.
 pub(super) async fn digest_of(path: PathBuf) -> Result<Option<Sha256>, StoreError> {
+    // Nobody waits for the end of a large file when the agent stops.
+    let is_given_up = CancellationToken::new();
+    let _waiting = is_given_up.clone().drop_guard();
     let file = path.clone();
     let digest = move || {
         let mut file = match File::open(file) {
@@ -120,12 +123,13 @@ pub(super) async fn digest_of(path: PathBuf) -> Result<Option<Sha256>, StoreErro
             file => file?,
         };
         let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; HASHED_BYTES]);
-        loop {
+        while !is_given_up.is_cancelled() {
             match file.read(&mut buffer)? {
                 0 => return Ok(Some(Sha256(hasher.finalize().into()))),
                 length => hasher.update(&buffer[..length]),
             }
         }
+        Err(io::ErrorKind::Interrupted.into())
     };
     let done = spawn_blocking(digest).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)));
     done.map_err(StoreError::io(&path))
@@ -133,7 +137,7 @@ pub(super) async fn digest_of(path: PathBuf) -> Result<Option<Sha256>, StoreErro
 
 impl OpenFile {
     fn is_unchanged(&self) -> bool {
-        fstat(&self.file).is_ok_and(|stat| FileStamp::of(&stat) == self.stamp)
+        self.file.metadata().is_ok_and(|metadata| FileStamp::of(&metadata) == self.stamp)
     }
 
     /// Fills the buffer as far as that is possible without waiting for a disk.
@@ -143,12 +147,12 @@ impl OpenFile {
 }
 
 impl FileStamp {
-    fn of(stat: &Stat) -> Self {
+    fn of(metadata: &Metadata) -> Self {
         Self {
-            size: stat.st_size,
-            links: stat.st_nlink,
-            written: (stat.st_mtime, stat.st_mtime_nsec),
-            changed: (stat.st_ctime, stat.st_ctime_nsec),
+            size: metadata.size(),
+            links: metadata.nlink(),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }

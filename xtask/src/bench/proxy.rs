@@ -13,7 +13,7 @@ use super::{
 
 pub(super) const ENVOY: &str = include_str!("envoy.yaml");
 const LISTENER: &str = include_str!("listener.yaml");
-pub(super) const CLUSTER: &str = include_str!("cluster.yaml");
+const CLUSTER: &str = include_str!("cluster.yaml");
 const LUA: &str = include_str!("lua.yaml");
 const GATE: &str = include_str!("gate.lua");
 /// Switches a filter on for one route, as envoy-config/site.yaml does.

@@ -56,9 +56,7 @@ struct Figures {
     over_nginx_8m: f64,
     /// Growth of the agent's resident memory for each of a thousand clients that read 1 KiB/s, connected to the agent itself.
     bytes_per_slow_reader: f64,
-    /// The same for the clients of an Envoy in front of it.
-    bytes_per_slow_reader_behind_envoy: f64,
-    /// What the kernel keeps for them in the sockets of both sides, once they are connected to the agent itself.
+    /// What the kernel keeps for each in the sockets of both sides.
     kernel_bytes_per_slow_reader: f64,
     /// CPU time per answer through Envoy: nginx over agent.
     cpu_over_nginx_4k: f64,
@@ -92,10 +90,7 @@ pub(super) async fn run(bed: &Bed, args: &ServeArgs) -> Result<(), BenchError> {
         println!("round {number}, answers a second: {}", line.join(", "));
         rounds.push(round);
     }
-    // What the first thousand leave behind in the allocator must not flatter the second.
-    let before = servers.agent_bytes()?;
-    let slow = slow::measure(&servers, servers.address(Server::Agent), before).await?;
-    let behind_envoy = slow::measure(&servers, servers.envoy()?, before).await?;
+    let slow = slow::measure(&servers).await?;
 
     let over_nginx = |way, size, figure: fn(&Figure) -> f64| {
         let of = |round: &Round, server| figure(&round[&key(way, &SIZES[size], server)]);
@@ -107,7 +102,6 @@ pub(super) async fn run(bed: &Bed, args: &ServeArgs) -> Result<(), BenchError> {
         over_nginx_64k: over_nginx("envoy", 1, fast),
         over_nginx_8m: over_nginx("envoy", 2, fast),
         bytes_per_slow_reader: slow.resident_bytes,
-        bytes_per_slow_reader_behind_envoy: behind_envoy.resident_bytes,
         kernel_bytes_per_slow_reader: slow.kernel_bytes,
         cpu_over_nginx_4k: over_nginx("envoy", 0, cheap),
         cpu_over_nginx_64k: over_nginx("envoy", 1, cheap),
@@ -194,11 +188,6 @@ fn show(figures: &Figures) {
         line("64 KiB, throughput over nginx", figures.over_nginx_64k, Required::AtLeast(0.9)),
         line("8 MiB, throughput over nginx", figures.over_nginx_8m, Required::AtLeast(0.9)),
         line("bytes per slow reader", figures.bytes_per_slow_reader, Required::AtMost(65536.0)),
-        line(
-            "bytes per slow reader behind Envoy",
-            figures.bytes_per_slow_reader_behind_envoy,
-            Required::AtMost(65536.0),
-        ),
     ]);
     println!(
         "nginx's CPU time per answer over the agent's, through Envoy: {:.2}, {:.2}, {:.2}; throughput without Envoy, agent over nginx: \

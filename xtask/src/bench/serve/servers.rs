@@ -21,6 +21,8 @@ use super::super::{
 use crate::setup;
 
 const LISTENER: &str = include_str!("listener.yaml");
+/// With timeouts and limits of envoy-config/site.yaml.
+const CLUSTER: &str = include_str!("cluster.yaml");
 const NGINX: &str = include_str!("nginx.conf");
 const NGINX_NAME: &str = "nginx.localhost";
 /// How long it may take until all replicas are at the host, and until nginx answers.
@@ -99,9 +101,8 @@ impl Servers {
         let shipped = proxy::shipped(bed)?;
         let listener = LISTENER.replace("«http»\n", proxy::http_settings(&shipped)?);
         let listener = listener.replace("«agent»", site.replica_name.as_str()).replace("«nginx»", NGINX_NAME);
-        let cluster = |name, address: SocketAddr| {
-            proxy::CLUSTER.replace("«name»", name).replace("«port»", &address.port().to_string())
-        };
+        let cluster =
+            |name, address: SocketAddr| CLUSTER.replace("«name»", name).replace("«port»", &address.port().to_string());
         let clusters = cluster("agent", agent_address) + &cluster("nginx", nginx_address);
         let configuration = proxy::ENVOY.replace("«listeners»\n", &listener).replace("«clusters»\n", &clusters);
         let proxy = Proxy::run(bed, "envoy", 1, "{}", &configuration).await?;

@@ -1,6 +1,6 @@
 //! A thousand clients that take a large replica at 1 KiB/s.
 
-use std::{fs, io, net::SocketAddr, time::Duration};
+use std::{fs, io, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -28,15 +28,15 @@ pub(super) struct Cost {
     pub(super) kernel_bytes: f64,
 }
 
-/// Lets a thousand clients read slowly from an address; without them, the agent had so many bytes in memory.
-pub(super) async fn measure(servers: &Servers, address: SocketAddr, before: u64) -> Result<Cost, BenchError> {
+/// Lets a thousand clients read slowly from the agent's replica socket.
+pub(super) async fn measure(servers: &Servers) -> Result<Cost, BenchError> {
     let path = servers.paths(&SIZES[2]).next().unwrap_or_default();
     let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", servers.host(Server::Agent));
-    let kernel_before = kernel_bytes()?;
+    let (before, kernel_before) = (servers.agent_bytes()?, kernel_bytes()?);
     raise_descriptor_limit()?;
     let mut readers = JoinSet::new();
     for _ in 0..READERS {
-        let mut stream = TcpStream::connect(address).await.map_err(BenchError::io("connect"))?;
+        let mut stream = TcpStream::connect(servers.address(Server::Agent)).await.map_err(BenchError::io("connect"))?;
         stream.write_all(head.as_bytes()).await.map_err(BenchError::io("ask for a replica"))?;
         readers.spawn(async move { read_slowly(stream).await });
     }
