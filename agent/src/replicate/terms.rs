@@ -145,7 +145,8 @@ impl Terms {
 
     /// Whether the object is being given up.
     pub(super) fn is_going(&self, replica: &Replica) -> bool {
-        self.going().contains_key(&key(&replica.record.origin, &replica.record.path))
+        let going = self.going();
+        !going.is_empty() && going.contains_key(&key(&replica.record.origin, &replica.record.path))
     }
 
     /// They are gone, or stay after all.

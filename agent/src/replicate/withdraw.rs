@@ -109,8 +109,8 @@ impl Withdrawer {
                 () = cancel.cancelled() => return,
                 Some(_) = going.join_next(), if !going.is_empty() => {}
                 1.. = doomed.recv_many(&mut batch, MAX_BATCH), if going.len() < MAX_GOING => {}
-                _ = sweep.tick() => batch = self.unwanted(),
-                Ok(()) = changed.changed() => batch = self.unwanted(),
+                _ = sweep.tick() => batch = self.look(Self::unwanted).await,
+                Ok(()) = changed.changed() => batch = self.look(Self::unwanted).await,
             }
             for ((origin, reason), replicas) in self.by_origin_and_reason(batch.drain(..)) {
                 let withdrawer = self.clone();
@@ -138,7 +138,7 @@ impl Withdrawer {
     async fn let_all_go(self: &Arc<Self>) -> Duration {
         let reason = if self.terms.is_leaving() { Decline::Leaving } else { Decline::Quota };
         let mut by_origin: BTreeMap<String, Vec<Arc<Replica>>> = BTreeMap::new();
-        for replica in self.superfluous(reason) {
+        for replica in self.look(move |withdrawer| withdrawer.superfluous(reason)).await {
             by_origin.entry(replica.record.origin.clone()).or_default().push(replica);
         }
         let mut going = JoinSet::new();
@@ -221,6 +221,15 @@ impl Withdrawer {
             }
             Err(ReadError::Missing | ReadError::Corrupt) => true,
         }
+    }
+
+    /// Goes through all replicas, of which there may be very many, where nobody has to wait.
+    async fn look(
+        self: &Arc<Self>,
+        choose: impl FnOnce(&Self) -> Vec<Arc<Replica>> + Send + 'static,
+    ) -> Vec<Arc<Replica>> {
+        let withdrawer = self.clone();
+        tokio::task::spawn_blocking(move || choose(&withdrawer)).await.unwrap_or_default()
     }
 
     fn unwanted(&self) -> Vec<Arc<Replica>> {
