@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
@@ -36,7 +35,7 @@ use crate::replicate::holders::Holders;
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
-use crate::replicate::share::Sharer;
+use crate::replicate::share::{self, Sharer};
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
 use crate::serve::ReplicaServer;
 use crate::settings::{LocalAddress, Settings};
@@ -170,7 +169,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (catalogue, finder) = source
         .map(|source| {
             let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
-            let (catalogue, hints) = Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone());
+            let (source, time_scale) = (source.clone(), settings.time_scale);
+            let (catalogue, hints) =
+                Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
                     Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
@@ -185,15 +186,16 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         })
         .unzip();
     let sharer = catalogue.clone().map(|catalogue| {
-        Arc::new(Sharer {
+        let parts = share::Parts {
             catalogue,
             membership: membership.clone(),
             client: client.clone(),
             board: board.clone(),
             holders: holders.clone(),
-            time_scale: settings.time_scale,
-            talks: Mutex::default(),
-        })
+            load: load.clone(),
+            metrics: metrics.clone(),
+        };
+        Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
     });
     let (puller, pulls) = Puller::new(domain.clone(), key, settings.host.clone(), store.clone(), client.clone());
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
@@ -203,7 +205,6 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         holders: holders.clone(),
         board: board.clone(),
         connector,
-        turn: AtomicUsize::new(0),
     });
     let replica_server = Arc::new(ReplicaServer::new(
         &settings,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Bandwidth;
 use super::admit::admit;
 use super::messages::{
-    ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, MAX_MESSAGE_BYTES, OBJECTS_PATH, Verdict,
+    ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, MAX_MESSAGE_BYTES, OBJECTS_PATH, Room, Verdict,
 };
 use crate::clock::now_s;
 use crate::identity::{NodeKey, Peer, PeerClient, PeerClientError, Signed, sign};
@@ -89,6 +89,15 @@ impl Puller {
     /// What becomes of an object that a peer offers.
     pub async fn consider(&self, origin: &Arc<Peer>, signed: Signed) -> Verdict {
         self.admit(origin, signed).await.unwrap_or_else(|reason| Verdict::Declined { reason })
+    }
+
+    /// What there is room for by this host's quotas.
+    pub fn room_for(&self, origin: &str) -> Room {
+        let usage = self.store.usage();
+        let used_bytes = usage.by_origin.get(origin).copied().unwrap_or(0);
+        let in_total = self.host.quota_bytes.saturating_sub(usage.total_bytes);
+        let for_origin = self.host.quota_per_origin_bytes.saturating_sub(used_bytes);
+        Room { used_bytes, free_bytes: in_total.min(for_origin) }
     }
 
     async fn admit(&self, origin: &Arc<Peer>, signed: Signed) -> Result<Verdict, Decline> {
