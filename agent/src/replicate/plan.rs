@@ -243,37 +243,45 @@ impl Plan {
         self.site.lease_bytes_per_s = lent / hosts.len().max(1) as f64;
         self.lacking = 0;
         let mut quiet = std::mem::take(&mut self.raised);
+        let mut asked = Vec::new();
+        // All ranks first: what is settled now must not displace what only seems to be worth less.
         for (path, heat) in demand {
-            if let Some((path, _)) = self.objects.get_key_value(path) {
-                let path = path.clone();
-                quiet.remove(&path);
-                self.weigh_one(&path, Some(&heat), now_ms);
-            }
+            let Some((path, _)) = self.objects.get_key_value(path) else { continue };
+            let path = path.clone();
+            quiet.remove(&path);
+            let has_risen = self.rank(&path, &heat);
+            asked.push((path, heat.at(now_ms, self.half_life_ms), has_risen));
         }
-        quiet.iter().for_each(|path| self.weigh_one(path, None, now_ms));
+        for (path, heat, has_risen) in asked {
+            // A steady rate counts for its half-life over the natural logarithm of two.
+            let bytes_per_s = heat.bytes * std::f64::consts::LN_2 * 1000.0 / self.half_life_ms;
+            self.follow(&path, &Asked { requests: heat.requests, bytes_per_s }, has_risen, now_ms);
+        }
+        quiet.iter().for_each(|path| self.follow(path, &Asked::default(), false, now_ms));
     }
 
-    fn weigh_one(&mut self, path: &Arc<str>, heat: Option<&Heat>, now_ms: u64) {
-        let Some(goal) = self.objects.get_mut(path) else { return };
-        let counted = heat.map(|heat| heat.at(now_ms, self.half_life_ms));
-        let asked = counted.map_or_else(Asked::default, |heat| Asked {
-            requests: heat.requests,
-            // A steady rate counts for its half-life over the natural logarithm of two.
-            bytes_per_s: heat.bytes * std::f64::consts::LN_2 * 1000.0 / self.half_life_ms,
-        });
-        let worth = heat.map_or(goal.worth, |heat| self.policy.worth(heat, goal.version.size, self.half_life_ms));
-        let before = (goal.wanted.copies, goal.worth);
-        // As long as no host is known, nothing is known of what they could take.
-        goal.wanted.follow(desired(&self.site, &asked).max(self.site.floor), now_ms, self.periods.keep);
-        if worth != goal.worth {
+    /// Notes what an object is worth; whether that has changed.
+    fn rank(&mut self, path: &Arc<str>, heat: &Heat) -> bool {
+        let Some(goal) = self.objects.get_mut(path) else { return false };
+        let worth = self.policy.worth(heat, goal.version.size, self.half_life_ms);
+        let has_changed = worth != goal.worth;
+        if has_changed {
             goal.leave_queues(&mut self.desks, path);
             goal.set_worth(&mut self.desks, path, worth);
             goal.knock_again();
         }
+        has_changed
+    }
+
+    fn follow(&mut self, path: &Arc<str>, asked: &Asked, has_risen: bool, now_ms: u64) {
+        let Some(goal) = self.objects.get_mut(path) else { return };
+        let before = goal.wanted.copies;
+        // As long as no host is known, nothing is known of what they could take.
+        goal.wanted.follow(desired(&self.site, asked).max(self.site.floor), now_ms, self.periods.keep);
         if goal.wanted.copies > self.site.floor {
             self.raised.insert(path.clone());
         }
-        if (goal.wanted.copies, goal.worth) != before {
+        if has_risen || goal.wanted.copies != before {
             self.settle(path, now_ms);
         }
         let Some(goal) = self.objects.get(path) else { return };
@@ -304,17 +312,27 @@ impl Plan {
         self.unsettled = self.objects.keys().cloned().collect();
     }
 
-    /// Copies to take back from a host now, at most [`MAX_BATCH`]; they stay in the list until [`Self::withdrawn`].
-    pub fn leaving(&self, host: &str, now_ms: u64) -> Vec<(Arc<str>, Sha256)> {
-        let Some(desk) = self.desk(host) else { return Vec::new() };
-        let due = desk.leaving.iter().take_while(|(at_ms, ..)| *at_ms <= now_ms);
-        due.map(|(_, path, sha256)| (path.clone(), *sha256)).take(MAX_BATCH).collect()
+    /// Copies to take back from a host now, at most [`MAX_BATCH`].
+    pub fn take_leaving(&mut self, host: &str, now_ms: u64) -> Vec<(Arc<str>, Sha256)> {
+        let Some(number) = self.numbers.get(host).copied() else { return Vec::new() };
+        let Some(desk) = self.desks.get_mut(&number) else { return Vec::new() };
+        let mut leaving = Vec::new();
+        while leaving.len() < MAX_BATCH && desk.leaving.front().is_some_and(|(at_ms, ..)| *at_ms <= now_ms) {
+            let Some((_, path, sha256)) = desk.leaving.pop_front() else { break };
+            let goal = self.objects.get(&path).filter(|goal| goal.version.sha256 == sha256);
+            let relation = goal.and_then(|goal| goal.relation(number));
+            // A version may have come back meanwhile.
+            if !matches!(relation, Some(Relation::Held { .. } | Relation::UnderWay { .. })) {
+                leaving.push((path, sha256));
+            }
+        }
+        leaving
     }
 
-    /// The first `count` of [`Self::leaving`] have been told.
-    pub fn withdrawn(&mut self, host: &str, count: usize) {
+    /// A host could not be told of what was taken from [`Self::take_leaving`].
+    pub fn not_told(&mut self, host: &str, leaving: Vec<(Arc<str>, Sha256)>) {
         if let Some(desk) = self.desk_mut(host) {
-            desk.leaving.drain(..count.min(desk.leaving.len()));
+            leaving.into_iter().rev().for_each(|(path, sha256)| desk.leaving.push_front((0, path, sha256)));
         }
     }
 

@@ -302,7 +302,7 @@ impl Sharer {
     async fn send_leaving(&self, peer: &Peer) -> Result<(), PeerClientError> {
         let origin = &self.catalogue.site().domain;
         loop {
-            let leaving = self.plan().leaving(&peer.record.domain, monotonic_ms());
+            let leaving = self.plan().take_leaving(&peer.record.domain, monotonic_ms());
             if leaving.is_empty() {
                 return Ok(());
             }
@@ -311,8 +311,11 @@ impl Sharer {
                 path: path.to_string(),
                 sha256: *sha256,
             };
-            send_withdrawals(&self.client, peer, leaving.iter().map(withdrawal).collect()).await?;
-            self.plan().withdrawn(&peer.record.domain, leaving.len());
+            let sent = send_withdrawals(&self.client, peer, leaving.iter().map(withdrawal).collect()).await;
+            if let Err(error) = sent {
+                self.plan().not_told(&peer.record.domain, leaving);
+                return Err(error);
+            }
         }
     }
 

@@ -77,14 +77,11 @@ impl World {
         while !self.plan.tick(self.now_ms) {}
         self.drop_copies();
         for host in self.hosts.keys().cloned().collect::<Vec<_>>() {
-            let leaving = self.plan.leaving(&host, self.now_ms);
-            for (path, sha256) in &leaving {
-                let held = self.hosts.get_mut(&host).unwrap();
-                if held.get(&**path) == Some(sha256) {
-                    held.remove(&**path);
+            for (path, sha256) in self.plan.take_leaving(&host, self.now_ms) {
+                if self.hosts[&host].get(&*path) == Some(&sha256) {
+                    self.lose(&host, &path);
                 }
             }
-            self.plan.withdrawn(&host, leaving.len());
             for drawn in self.plan.draw(&host, self.now_ms) {
                 self.offers += 1;
                 self.offer(&host, drawn);
@@ -121,6 +118,16 @@ impl World {
             holders.push(host.to_owned());
         }
         self.plan.acknowledged(host, &drawn.path, version.sha256, version.sequence, self.now_ms);
+    }
+
+    /// The host drops its copy and says so.
+    fn lose(&mut self, host: &str, path: &str) {
+        if let Some(sha256) = self.hosts.get_mut(host).unwrap().remove(path) {
+            let is_present = self.versions.get(path).is_some_and(|version| version.sha256 == sha256);
+            self.table.entry(path.to_owned()).or_default().retain(|holder| !is_present || holder != host);
+            self.plan.given_up(host, path, sha256, self.now_ms);
+            self.touch(path);
+        }
     }
 
     fn pull_all(&mut self) {
@@ -403,14 +410,7 @@ proptest! {
                 Event::Ask(path, requests, leaving) => {
                     world.ask(f64::from(leaving) / 4.0, &[(&format!("/{path}"), f64::from(requests))]);
                 }
-                Event::Lose(path, host) => {
-                    let (path, host) = (format!("/{path}"), format!("h{host}.test"));
-                    if let Some(sha256) = world.hosts.get_mut(&host).unwrap().remove(&path) {
-                        world.table.entry(path.clone()).or_default().retain(|holder| *holder != host);
-                        world.plan.given_up(&host, &path, sha256, world.now_ms);
-                        world.touch(&path);
-                    }
-                }
+                Event::Lose(path, host) => world.lose(&format!("h{host}.test"), &format!("/{path}")),
                 Event::Talk => world.talk(),
                 Event::Pull => world.pull_all(),
                 Event::Wait(ms) => world.now_ms += u64::from(ms),
