@@ -70,6 +70,11 @@ impl Demand {
         self.heat.get(path).map_or(0.0, |heat| heat.at(now_ms, self.half_life_ms).requests)
     }
 
+    /// What is known of a path, as it was when it was last asked for.
+    pub fn heat(&self, path: &str) -> Option<Heat> {
+        self.heat.get(path).copied()
+    }
+
     /// What is known of every path that was asked for, as it was when it was last asked for.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Heat)> {
         self.heat.iter().map(|(path, heat)| (path.as_str(), *heat))

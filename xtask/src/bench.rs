@@ -4,6 +4,7 @@
 mod caching;
 mod load;
 mod machine;
+mod policy;
 mod proxy;
 mod publisher;
 mod redirect;
@@ -36,6 +37,14 @@ pub(crate) enum Bench {
     /// A headless Chromium visits five pages of the same twenty images, then the holder dies that served most. Takes about ten minutes
     /// after the build.
     Caching(caching::CachingArgs),
+
+    /// Which ranking of objects makes most of a host's room: bytes offloaded for each byte of it, by recency (LRU) and by frequency and
+    /// size (GDSF).
+    ///
+    /// Replays made-up traces (Zipf popularity of three exponents, each with a flash crowd and a scan; and everything alike, as the load
+    /// generator of the demo asks), and access logs if there are any, through the agent's own ranking. Takes about a minute after
+    /// the build.
+    Policy(policy::PolicyArgs),
 }
 
 /// Why a benchmark has no result.
@@ -61,6 +70,8 @@ pub(crate) enum BenchError {
     OneWorker,
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
+    #[error("the replay of traces ended with {0}")]
+    Replay(std::process::ExitStatus),
     #[error("the figures cannot be written or read: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -73,6 +84,10 @@ impl BenchError {
 }
 
 pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
+    // Nothing of this is run in a proxy.
+    if let Bench::Policy(args) = bench {
+        return Ok(policy::run(layout, args)?);
+    }
     let tools = setup::everything(layout)?;
     dist::build_shipped(layout, tools.wasm)?;
     let programs = |publisher| Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher };
@@ -84,6 +99,7 @@ pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
             Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
         }
         Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
+        Bench::Policy(_) => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ mod changed_objects;
 mod clients;
 mod code_paths;
 mod command_line;
+mod convergence;
 mod damaged_replica;
 mod doctor;
 mod documents;
