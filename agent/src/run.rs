@@ -200,12 +200,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (puller, pulls) = Puller::new(domain.clone(), key, settings.host.clone(), store.clone(), client.clone());
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
-    let prober = Arc::new(Prober {
-        origin: domain.clone(),
-        holders: holders.clone(),
-        board: board.clone(),
-        connector,
-    });
+    let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
     let replica_server = Arc::new(ReplicaServer::new(
         &settings,
         own,

@@ -84,22 +84,21 @@ impl BenchError {
 }
 
 pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
-    // Nothing of this is run in a proxy.
-    if let Bench::Policy(args) = bench {
-        return Ok(policy::run(layout, args)?);
-    }
-    let tools = setup::everything(layout)?;
-    dist::build_shipped(layout, tools.wasm)?;
-    let programs = |publisher| Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher };
+    let envoy = || {
+        let tools = setup::everything(layout)?;
+        dist::build_shipped(layout, tools.wasm)?;
+        Ok::<_, TaskError>(tools.envoy)
+    };
+    let programs = |publisher| Ok::<_, TaskError>(Programs { dist: Dist::at(&envoy()?, &layout.dist()), publisher });
     match bench {
         Bench::Redirect(args) => {
-            Ok(measure(programs(publisher::build(layout)?), async |bed| redirect::run(bed, args).await)?)
+            Ok(measure(programs(publisher::build(layout)?)?, async |bed| redirect::run(bed, args).await)?)
         }
         Bench::Table(args) => {
-            Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
+            Ok(measure(programs(publisher::build(layout)?)?, async |bed| table::run(bed, args).await)?)
         }
-        Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
-        Bench::Policy(_) => Ok(()),
+        Bench::Caching(args) => Ok(caching::run(layout, &envoy()?, args)?),
+        Bench::Policy(args) => Ok(policy::run(layout, args)?),
     }
 }
 

@@ -152,7 +152,11 @@ impl Board {
             let key = object.row.key;
             inner.log.publish(object.row, &pick(object));
             if let Some(peer) = inner.peers.get_mut(usize::from(peer)) {
-                if holds { peer.held.insert(key) } else { peer.held.remove(&key) };
+                if holds {
+                    peer.held.insert(key)
+                } else {
+                    peer.held.remove(&key)
+                };
             }
             if let Some(path) = inner.paths.get(&key).cloned() {
                 self.touch(inner, path);

@@ -222,7 +222,8 @@ impl Plan {
         goal.version = version;
         goal.presence = Presence::Present;
         let holders: Vec<u32> = holders.iter().filter_map(|domain| self.numbers.get(domain).copied()).collect();
-        let lost = goal.relations.iter().filter(|(host, r)| matches!(r, Relation::Held { .. }) && !holders.contains(host));
+        let lost =
+            goal.relations.iter().filter(|(host, r)| matches!(r, Relation::Held { .. }) && !holders.contains(host));
         for host in lost.map(|(host, _)| *host).collect::<Vec<_>>() {
             goal.relate(&mut self.desks, path, host, None);
         }
@@ -372,7 +373,12 @@ impl Plan {
         let Some((number, goal)) = self.numbers.get(host).zip(self.objects.get(path)) else { return };
         let until_ms = now_ms + self.periods.former;
         let former = goal.relation(*number).and_then(Relation::former);
-        self.set_relation(host, path, former.map(|sha256| Relation::Former { sha256, until_ms }), now_ms);
+        self.set_relation(
+            host,
+            path,
+            former.map(|sha256| Relation::Former { sha256, until_ms, was_asked: true }),
+            now_ms,
+        );
     }
 
     /// A host is going to pull the object; it does not hold it then, whatever was known.

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::Bandwidth;
 use super::admit::admit;
 use super::messages::{
-    ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, MAX_MESSAGE_BYTES, OBJECTS_PATH, Room, Verdict,
+    ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, MAX_MESSAGE_BYTES, OBJECTS_PATH, Room,
+    Verdict,
 };
 use crate::clock::now_s;
 use crate::identity::{NodeKey, Peer, PeerClient, PeerClientError, Signed, sign};

@@ -367,7 +367,9 @@ fn path_prefix(text: &str) -> Result<String, String> {
 fn replicas(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(copies) if (1..=MAX_SET_HOLDERS).contains(&copies) => Ok(copies),
-        _ => Err(format!("must be a number from 1 to {MAX_SET_HOLDERS}, which is as many as redirects are spread over")),
+        _ => {
+            Err(format!("must be a number from 1 to {MAX_SET_HOLDERS}, which is as many as redirects are spread over"))
+        }
     }
 }
 

@@ -69,7 +69,8 @@ async fn copies_rise_with_demand_until_the_site_is_a_pure_balancer_and_fall_afte
         let (tally, samples) = observe(&load, alpha, Instant::now(), 2 * IN_A_ROW).await;
         assert_sound(&tally);
         let all_redirected = samples.iter().all(|sample| !sample.redirects.is_empty());
-        let is_even = tally.by_host.len() == 3 && tally.by_host.values().all(|requests| *requests as usize > IN_A_ROW / 4);
+        let is_even =
+            tally.by_host.len() == 3 && tally.by_host.values().all(|requests| *requests as usize > IN_A_ROW / 4);
         if all_redirected && is_even { Ok(()) } else { Err(format!("{tally:?}")) }
     })
     .await

@@ -41,8 +41,9 @@ pub(super) enum Relation {
     UnderWay { until_ms: u64, former: Option<Sha256> },
     /// Declined, not acknowledged in time, or displaced.
     Off { until_ms: u64, is_full: bool },
-    /// Held in this version when the object changed or left the table.
-    Former { sha256: Sha256, until_ms: u64 },
+    /// Held in this version when the object changed or left the table; `was_asked` says that the host has been offered the present
+    /// one since, and did not acknowledge it in time.
+    Former { sha256: Sha256, until_ms: u64, was_asked: bool },
 }
 
 impl Relation {
@@ -131,7 +132,7 @@ impl Goal {
         let sha256 = self.version.sha256;
         for (host, relation) in self.relations.clone() {
             if matches!(relation, Relation::Held { .. } | Relation::UnderWay { .. }) {
-                self.relate(desks, path, host, Some(Relation::Former { sha256, until_ms }));
+                self.relate(desks, path, host, Some(Relation::Former { sha256, until_ms, was_asked: false }));
             }
         }
     }
@@ -201,12 +202,21 @@ impl Plan {
         let Some(goal) = self.objects.get_mut(path) else { return };
         let is_gone = matches!(goal.presence, Presence::Gone { until_ms } if until_ms <= now_ms);
         goal.relations.retain(|(host, _)| self.desks.contains_key(host));
+        let is_lacking = goal.live_holders(&self.desks).count() < goal.wanted.copies;
         for (host, relation) in goal.relations.clone() {
             let next = match relation {
+                Relation::UnderWay { until_ms, former: Some(sha256) } if until_ms <= now_ms => {
+                    let until_ms = now_ms + self.periods.former;
+                    Some(Relation::Former { sha256, until_ms, was_asked: true })
+                }
                 Relation::UnderWay { until_ms, .. } if until_ms <= now_ms => {
                     Some(Relation::Off { until_ms: now_ms + self.periods.accepted, is_full: false })
                 }
                 Relation::Off { until_ms, .. } if until_ms <= now_ms => None,
+                Relation::Former { sha256, until_ms, was_asked } if until_ms <= now_ms && is_lacking && !is_gone => {
+                    // Who has an old version is the first to be asked for the new one, as long as nobody else has it.
+                    Some(Relation::Former { sha256, until_ms: now_ms + self.periods.former, was_asked })
+                }
                 Relation::Former { until_ms, .. } if until_ms <= now_ms || is_gone => None,
                 _ => continue,
             };
@@ -254,12 +264,12 @@ impl Plan {
         }
         let (mut with_room, mut full) = (Vec::new(), Vec::new());
         for (host, desk) in self.desks.iter().filter(|(_, desk)| desk.takes_offers(now_ms)) {
-            let is_former = match goal.relation(*host) {
-                None => false,
-                Some(Relation::Former { .. }) => true,
+            let (is_former, turn) = match goal.relation(*host) {
+                Some(Relation::Former { was_asked, .. }) => (true, if was_asked { 2 } else { 0 }),
+                None => (false, 1),
                 Some(_) => continue,
             };
-            let candidate = ((!is_former, desk.is_saturated()), desk.distance(spread), *host);
+            let candidate = ((turn, desk.is_saturated()), desk.distance(spread), *host);
             // Who has the bytes already needs no room for them.
             if is_former || desk.free() >= size { with_room.push(candidate) } else { full.push(candidate) }
         }
@@ -289,7 +299,14 @@ impl Plan {
         let moves = !is_full && desk.may_displace(freed, now_ms, self.periods.churn);
         // Until the host has made room, until more may be displaced there, or until something is worth less.
         let Periods { withdraw, churn, declined, .. } = self.periods;
-        let until_ms = now_ms + if moves { 2 * withdraw } else if is_full { declined } else { churn };
+        let until_ms = now_ms
+            + if moves {
+                2 * withdraw
+            } else if is_full {
+                declined
+            } else {
+                churn
+            };
         if moves {
             desk.make_room(freed, until_ms);
         }

@@ -99,7 +99,9 @@ impl World {
         let held = &self.hosts[host];
         if held.get(&*drawn.path) == Some(&version.sha256) {
             self.acknowledge(host, &drawn);
-        } else if (held.len() + self.pulling.iter().filter(|(other, _)| other == host).count() + 1) as u64 * SIZE > self.quota {
+        } else if (held.len() + self.pulling.iter().filter(|(other, _)| other == host).count() + 1) as u64 * SIZE
+            > self.quota
+        {
             self.plan.refused(host, &drawn.path, Decline::OriginQuota, self.now_ms);
         } else {
             self.plan.accepted(host, &drawn.path, self.now_ms);
