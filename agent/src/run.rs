@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
@@ -37,7 +36,7 @@ use crate::replicate::outbox::Outbox;
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
-use crate::replicate::share::Sharer;
+use crate::replicate::share::{self, Sharer};
 use crate::replicate::terms::{Terms, TermsError};
 use crate::replicate::upload::Uploads;
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
@@ -192,7 +191,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (catalogue, finder) = source
         .map(|source| {
             let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
-            let (catalogue, hints) = Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone());
+            let (source, time_scale) = (source.clone(), settings.time_scale);
+            let (catalogue, hints) =
+                Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
                     Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
@@ -207,15 +208,16 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         })
         .unzip();
     let sharer = catalogue.clone().map(|catalogue| {
-        Arc::new(Sharer {
+        let parts = share::Parts {
             catalogue,
             membership: membership.clone(),
             client: client.clone(),
             board: board.clone(),
             holders: holders.clone(),
-            time_scale: settings.time_scale,
-            talks: Mutex::default(),
-        })
+            load: load.clone(),
+            metrics: metrics.clone(),
+        };
+        Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
     });
     let puller = Puller::new(
         domain.clone(),
@@ -236,13 +238,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         outbox,
         settings.time_scale,
     ));
-    let prober = Arc::new(Prober {
-        origin: domain.clone(),
-        holders: holders.clone(),
-        board: board.clone(),
-        connector,
-        turn: AtomicUsize::new(0),
-    });
+    let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
     let replica_server = Arc::new(ReplicaServer::new(
         &settings,
         own,
@@ -252,7 +248,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         doomed.clone(),
         metrics.clone(),
     ));
-    let uploads = Uploads::new(catalogue.clone(), store.clone(), doomed.clone(), metrics.clone(), &settings.share);
+    let uploads =
+        Uploads::new(catalogue.clone(), store.clone(), terms.clone(), doomed.clone(), metrics.clone(), &settings.share);
     let uploads = Arc::new(uploads);
     let peer_api = Arc::new(PeerApi {
         introducer: introducer.clone(),
@@ -286,7 +283,11 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
     tasks.spawn(puller.run(token()));
-    tasks.spawn(uploads.divide_uplink(load.clone(), || false, token()));
+    let hot_lack_copies = {
+        let sharer = sharer.clone();
+        move || sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas())
+    };
+    tasks.spawn(uploads.divide_uplink(load.clone(), hot_lack_copies, token()));
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.clone().make_room(token()));
     tasks.spawn(withdrawer.clone().retell(token()));

@@ -4,6 +4,7 @@
 mod caching;
 mod load;
 mod machine;
+mod policy;
 mod proxy;
 mod publisher;
 mod redirect;
@@ -53,6 +54,14 @@ pub(crate) enum Bench {
     /// past it. Ratios are the agent's throughput over nginx's, and nginx's CPU time per answer over the agent's. Takes about three
     /// minutes after the build.
     Serve(serve::ServeArgs),
+
+    /// Which ranking of objects makes most of a host's room: bytes offloaded for each byte of it, by recency (LRU) and by frequency and
+    /// size (GDSF).
+    ///
+    /// Replays made-up traces (Zipf popularity of three exponents, each with a flash crowd and a scan; and everything alike, as the load
+    /// generator of the demo asks), and access logs if there are any, through the agent's own ranking. Takes about a minute after
+    /// the build.
+    Policy(policy::PolicyArgs),
 }
 
 /// Why a benchmark has no result.
@@ -78,6 +87,8 @@ pub(crate) enum BenchError {
     OneWorker,
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
+    #[error("the replay of traces ended with {0}")]
+    Replay(std::process::ExitStatus),
     #[error("the figures cannot be written or read: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -90,19 +101,23 @@ impl BenchError {
 }
 
 pub(crate) fn run(layout: &Layout, bench: &Bench) -> Result<(), TaskError> {
-    let tools = setup::everything(layout)?;
-    dist::build_shipped(layout, tools.wasm)?;
-    let programs = |publisher| Programs { dist: Dist::at(&tools.envoy, &layout.dist()), publisher };
+    let envoy = || {
+        let tools = setup::everything(layout)?;
+        dist::build_shipped(layout, tools.wasm)?;
+        Ok::<_, TaskError>(tools.envoy)
+    };
+    let programs = |publisher| Ok::<_, TaskError>(Programs { dist: Dist::at(&envoy()?, &layout.dist()), publisher });
     match bench {
         Bench::Redirect(args) => {
-            Ok(measure(programs(publisher::build(layout)?), async |bed| redirect::run(bed, args).await)?)
+            Ok(measure(programs(publisher::build(layout)?)?, async |bed| redirect::run(bed, args).await)?)
         }
         Bench::Table(args) => {
-            Ok(measure(programs(publisher::build(layout)?), async |bed| table::run(bed, args).await)?)
+            Ok(measure(programs(publisher::build(layout)?)?, async |bed| table::run(bed, args).await)?)
         }
-        Bench::Replicate(args) => Ok(replicate::run(layout, &tools.envoy, args)?),
-        Bench::Caching(args) => Ok(caching::run(layout, &tools.envoy, args)?),
-        Bench::Serve(args) => Ok(measure(programs(PathBuf::new()), async |bed| serve::run(bed, args).await)?),
+        Bench::Replicate(args) => Ok(replicate::run(layout, &envoy()?, args)?),
+        Bench::Caching(args) => Ok(caching::run(layout, &envoy()?, args)?),
+        Bench::Serve(args) => Ok(measure(programs(PathBuf::new())?, async |bed| serve::run(bed, args).await)?),
+        Bench::Policy(args) => Ok(policy::run(layout, args)?),
     }
 }
 

@@ -41,7 +41,8 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         "{:.1} requests/s ({:.1} eligible, {:.1} redirected), {} in flight, {} workers",
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
-    let own = format!("{}, {} with replicas elsewhere", status.objects.own, status.table.objects);
+    let lack = if status.objects.lack_replicas { "; hot ones are still being copied" } else { "" };
+    let own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
     let hosting = &status.hosting;
     let lease = match (hosting.lease_available_bytes_per_s, hosting.lease_total_bytes_per_s) {
         (now, total) if now == total => format!("leases of {}/s in total", size(total)),
@@ -113,7 +114,7 @@ pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), Cli
         return print_json(&objects);
     }
     let mut table = table();
-    table.set_header(["path", "size", "class", "sha256", "held by"]);
+    table.set_header(["path", "size", "class", "sha256", "wanted", "held", "held by"]);
     for object in objects {
         let digest = object.sha256.to_string();
         table.add_row([
@@ -121,6 +122,8 @@ pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), Cli
             size(object.size),
             object.class.name().to_owned(),
             digest[..12].to_owned(),
+            object.wanted.to_string(),
+            object.holders.len().to_string(),
             if object.holders.is_empty() { "nobody yet".to_owned() } else { plain(object.holders.join(", ")) },
         ]);
     }
@@ -141,7 +144,7 @@ pub(super) async fn resume(agent: &Agent<'_>) -> Result<(), CliError> {
 
 fn peer_table(peers: &[PeerStatus]) -> Table {
     let mut table = table();
-    table.set_header(["peer", "state", "health", "holds", "redirects", "lease", "held for it", "note"]);
+    table.set_header(["peer", "state", "health", "holds", "declined", "redirects", "lease", "held for it", "note"]);
     for peer in peers {
         let state = match peer.state {
             PeerState::Invited => "invited",
@@ -160,6 +163,7 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
             state.to_owned(),
             health,
             peer.holds.to_string(),
+            peer.declined.to_string(),
             peer.redirects.to_string(),
             format!("{}/s", size(peer.lease_bytes_per_s)),
             size(peer.hosted_bytes),

@@ -52,6 +52,8 @@ pub struct ObjectCounts {
     pub hosted: usize,
     /// Bytes of these.
     pub hosted_bytes: u64,
+    /// Whether own objects that are asked for much have fewer copies than they should have, and hosts that could take them.
+    pub lack_replicas: bool,
     /// Why no more are taken in, with the remedy.
     pub trouble: Option<String>,
 }
@@ -136,6 +138,8 @@ pub struct ObjectStatus {
     pub class: Class,
     /// Digest of the present version.
     pub sha256: Sha256,
+    /// Copies that it should have, as much as it is asked for and as loaded as the site is.
+    pub wanted: usize,
     /// Domains of the peers that hold it.
     pub holders: Vec<String>,
 }
@@ -159,6 +163,7 @@ impl LocalApi {
                 own: state.own_objects,
                 hosted: state.replicas,
                 hosted_bytes: state.replica_bytes,
+                lack_replicas: self.sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas()),
                 trouble: self.store.trouble(),
             },
             hosting: HostingStatus {
@@ -191,6 +196,7 @@ impl LocalApi {
             size: object.record.size,
             class: object.class,
             sha256: object.record.sha256,
+            wanted: self.sharer.as_ref().map_or(0, |sharer| sharer.wanted(&object.record.path)),
             holders: self.board.holders_of(&object.record.path),
         };
         objects.iter().map(|object| status(object)).collect()
@@ -225,7 +231,7 @@ impl LocalApi {
             health: holder.as_ref().map(|holder| holder.health),
             weight: holder.as_ref().map_or(0, |holder| holder.health.weight()),
             lease_bytes_per_s: holder.as_ref().map_or(0, |holder| holder.lease_bytes_per_s),
-            holds: self.board.holdings().remove(domain).unwrap_or(0),
+            holds: self.board.held_by(domain),
             declined: refusals.declined.values().sum(),
             declined_for: refusals.declined,
             withdrawn_for: refusals.withdrawn,

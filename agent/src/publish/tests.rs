@@ -159,6 +159,32 @@ fn an_object_with_many_holders_shows_as_many_as_the_filter_takes() {
     assert_eq!(vm.holders(&board, "/x").map(|h| h.len()), Some(MAX_SET_HOLDERS));
 }
 
+#[tokio::test]
+async fn whatever_changes_about_an_object_is_told_once() {
+    let board = board();
+    board.set_peer("b.test", "r.b.test", 1000, 10);
+    let sha256 = Sha256([1; 32]);
+    let touched = || {
+        let mut touched: Vec<String> = board.take_touched().iter().map(ToString::to_string).collect();
+        touched.sort();
+        touched
+    };
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
+    board.put_object(&record("/y", 1), Class::Image, None, u32::MAX);
+    board.touched().await;
+    assert_eq!(touched(), ["/x", "/y"]);
+    board.set_holder("/x", &sha256, "b.test", true);
+    board.touched().await;
+    assert_eq!(touched(), ["/x"]);
+    board.set_holder("/x", &sha256, "b.test", true);
+    assert!(touched().is_empty(), "nothing new");
+    board.forget_holder("b.test");
+    assert_eq!(touched(), ["/x"]);
+    board.remove_object("/y");
+    board.remove_object("/z");
+    assert_eq!(touched(), ["/y"]);
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Put(u8, u8),
@@ -197,6 +223,13 @@ proptest! {
         }
         vm.step(&board);
         prop_assert_eq!(vm.have.version, board.size().version);
+        for domain in 0..4 {
+            let domain = format!("{domain}.test");
+            let held = (0..6).filter(|path| board.holders_of(&format!("/{path}")).contains(&domain)).count();
+            prop_assert_eq!(board.held_by(&domain), held);
+            let sampled: BTreeSet<_> = (0..held).filter_map(|_| Some(board.sample(&domain)?.path)).collect();
+            prop_assert_eq!(sampled.len(), held, "each in its turn");
+        }
         for path in 0..6 {
             let path = format!("/{path}");
             let mut told = vm.holders(&board, &path).unwrap_or_default();

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bandwidth::{FairBandwidth, Uplink};
 use super::batch::{MAX_BATCH_BYTES, MAX_SMALL_BYTES, header};
+use super::terms::Terms;
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
 use crate::conditional::{Plan, plan};
@@ -32,6 +33,7 @@ use crate::telemetry::{Metrics, PeerLabel};
 pub struct Uploads {
     catalogue: Option<Arc<Catalogue>>,
     store: Arc<ReplicaStore>,
+    terms: Arc<Terms>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
     bandwidth: FairBandwidth,
@@ -72,6 +74,7 @@ impl Uploads {
     pub fn new(
         catalogue: Option<Arc<Catalogue>>,
         store: Arc<ReplicaStore>,
+        terms: Arc<Terms>,
         doomed: mpsc::Sender<Arc<Replica>>,
         metrics: Arc<Metrics>,
         share: &Share,
@@ -81,6 +84,7 @@ impl Uploads {
         Self {
             catalogue,
             store,
+            terms,
             doomed,
             metrics,
             bandwidth: FairBandwidth::new(uplink.upload, share.upload_per_peer_bytes_per_s),
@@ -174,7 +178,11 @@ impl Uploads {
             let object = catalogue.find_digest(digest)?;
             Some(Holding::Own(catalogue.clone(), object))
         });
-        own.or_else(|| self.store.find_digest(digest).map(Holding::Replica))
+        let is_carried = |replica: &Arc<Replica>| {
+            let record = &replica.record;
+            self.terms.serves(&record.origin, &record.path, &record.sha256)
+        };
+        own.or_else(|| self.store.find_digest(digest).filter(is_carried).map(Holding::Replica))
     }
 
     /// Replicas are verified before the first byte; own objects have just been opened in the state in which they were hashed.

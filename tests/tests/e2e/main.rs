@@ -14,6 +14,7 @@ mod clients;
 mod clock;
 mod code_paths;
 mod command_line;
+mod convergence;
 mod damaged_replica;
 mod doctor;
 mod documents;

@@ -7,6 +7,7 @@ use p2pcdn_tests::{
     load::{Outcome, Sample},
     tally::{Tally, tally},
 };
+use serde::Serialize;
 use tokio::time::{Duration, Instant};
 
 /// Requests per second that alpha is told to carry itself.
@@ -56,6 +57,23 @@ pub(super) struct Figures {
     pub(super) last_redirect_to_dead: Duration,
     /// Requests of the recovery's last five seconds that were redirected.
     pub(super) redirected_last: u64,
+    /// How copies came to be and what that was worth; whoever measured it fills it in.
+    pub(super) growth: Vec<Growth>,
+}
+
+/// One second of the demo.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Growth {
+    /// Seconds since the load began.
+    pub(super) at_s: f64,
+    /// The phase.
+    pub(super) phase: &'static str,
+    /// Copies of alpha's objects at other sites.
+    pub(super) replicas: u64,
+    /// The same for each object.
+    pub(super) replicas_per_object: f64,
+    /// Share of the bytes that alpha did not send itself.
+    pub(super) offload: f64,
 }
 
 /// Failed requests that had been redirected to the killed host.
@@ -97,6 +115,7 @@ impl Figures {
             killed: Killed::default(),
             last_redirect_to_dead: Duration::ZERO,
             redirected_last: 0,
+            growth: Vec::new(),
         };
         let end = windows.iter().map(|w| w.end).max().unwrap_or(death.at);
         for sample in samples {
@@ -115,6 +134,11 @@ impl Figures {
         let ended_after = sample.due + sample.took >= death.at;
         self.killed.in_flight += u64::from(failed_there && ended_after && named_at < death.at);
         self.killed.redirected_later += u64::from(failed_there && named_at >= death.at);
+    }
+
+    /// Copies at the end of a phase, for each object.
+    pub(super) fn replicas_per_object(&self, phase: &Phase) -> Option<f64> {
+        self.growth.iter().rfind(|growth| growth.phase == phase.name).map(|growth| growth.replicas_per_object)
     }
 
     /// Each expectation, and whether it holds.

@@ -11,7 +11,11 @@ use p2pcdn_tests::tally::Tally;
 use serde::Serialize;
 use tokio::time::Duration;
 
-use super::{DemoError, figures::Figures, screen::site_of};
+use super::{
+    DemoError,
+    figures::{Figures, Growth},
+    screen::site_of,
+};
 
 /// Prints the table and the verdicts.
 ///
@@ -38,23 +42,26 @@ fn table(figures: &Figures) -> Table {
     let sites = hosts.iter().map(|host| format!("by {}", site_of(host)));
     let header = ["phase"].into_iter().chain(counts).map(str::to_owned).chain(sites);
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(header.chain(["offloaded MB", "p50 ms", "p99 ms"].map(str::to_owned)));
-    let mut row = |name: &str, offered: String, tally: &Tally| {
+    table.set_header(header.chain(["copies", "offloaded MB", "offload", "p50 ms", "p99 ms"].map(str::to_owned)));
+    let mut row = |name: &str, offered: String, copies: Option<f64>, tally: &Tally| {
         let counts = [tally.requests, tally.failed, tally.corrupt, tally.stale, tally.local, tally.redirected];
         let by_host = hosts.iter().map(|host| tally.by_host.get(*host).copied().unwrap_or(0));
         let counts = counts.into_iter().chain(by_host).map(|count| count.to_string());
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let share = 100.0 * tally.bytes_offloaded as f64 / tally.bytes_total.max(1) as f64;
         let rest = [
+            copies.map_or_else(String::new, |copies| format!("{copies:.1}")),
             format!("{:.1} of {:.1}", megabytes(tally.bytes_offloaded), megabytes(tally.bytes_total)),
+            format!("{share:.0} %"),
             format!("{:.1}", millis(tally.p50)),
             format!("{:.1}", millis(tally.p99)),
         ];
         table.add_row([name.to_owned(), offered].into_iter().chain(counts).chain(rest));
     };
     for (phase, tally) in &figures.phases {
-        row(phase.name, format!("{:.0}", phase.offered_rps), tally);
+        row(phase.name, format!("{:.0}", phase.offered_rps), figures.replicas_per_object(phase), tally);
     }
-    row("in between", String::new(), &figures.between);
+    row("in between", String::new(), None, &figures.between);
     table.column_iter_mut().skip(1).for_each(|column| {
         column.set_cell_alignment(CellAlignment::Right);
     });
@@ -81,6 +88,7 @@ struct Document<'a> {
     phases: Vec<PhaseFigures<'a>>,
     last_redirect_to_dead_s: f64,
     redirected_last_5s: u64,
+    growth: &'a [Growth],
 }
 
 #[derive(Serialize)]
@@ -96,6 +104,7 @@ struct PhaseFigures<'a> {
     by_host: &'a BTreeMap<String, u64>,
     bytes_total: u64,
     bytes_offloaded: u64,
+    replicas_per_object: Option<f64>,
     p50_ms: f64,
     p99_ms: f64,
 }
@@ -114,6 +123,7 @@ pub(super) fn write(figures: &Figures, path: &Path) -> Result<(), DemoError> {
         by_host: &tally.by_host,
         bytes_total: tally.bytes_total,
         bytes_offloaded: tally.bytes_offloaded,
+        replicas_per_object: figures.replicas_per_object(phase),
         p50_ms: millis(tally.p50),
         p99_ms: millis(tally.p99),
     });
@@ -121,6 +131,7 @@ pub(super) fn write(figures: &Figures, path: &Path) -> Result<(), DemoError> {
         phases: phases.collect(),
         last_redirect_to_dead_s: millis(figures.last_redirect_to_dead) / 1e3,
         redirected_last_5s: figures.redirected_last,
+        growth: &figures.growth,
     };
     let json = serde_json::to_string_pretty(&document).map_err(p2pcdn_tests::Error::from)?;
     fs::write(path, json + "\n").map_err(|source| DemoError::Io { what: format!("write {}", path.display()), source })

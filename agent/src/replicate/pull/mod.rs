@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bandwidth::FairBandwidth;
 use super::batch::MAX_SMALL_BYTES;
-use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Verdict};
+use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use super::terms::Terms;
 use crate::clock::expiry_now_s;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
@@ -105,6 +105,15 @@ impl Puller {
         // Offers come in hundreds, and others are to have their turn in between.
         tokio::task::yield_now().await;
         self.admit(origin, offered).await.unwrap_or_else(|reason| Verdict::Declined { reason })
+    }
+
+    /// What there is room for by this host's quotas.
+    pub fn room_for(&self, origin: &str) -> Room {
+        let (host, usage) = (&self.terms.host, self.store.usage());
+        let used_bytes = usage.by_origin.get(origin).copied().unwrap_or(0);
+        let in_total = host.quota_bytes.saturating_sub(usage.total_bytes);
+        let for_origin = host.quota_of(origin).saturating_sub(used_bytes);
+        Room { used_bytes, free_bytes: in_total.min(for_origin) }
     }
 
     async fn admit(&self, origin: &Arc<Peer>, offered: Offered) -> Result<Verdict, Decline> {
