@@ -40,7 +40,7 @@ use crate::replicate::upload::Uploads;
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
 use crate::serve::ReplicaServer;
 use crate::settings::{LocalAddress, Settings};
-use crate::store::{ReplicaStore, StoreError};
+use crate::store::{BucketAccess, Location, ReplicaStore, StoreError};
 use crate::telemetry::Metrics;
 
 /// Why the agent could not start, or had to stop.
@@ -142,7 +142,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     }
     let certificate = NodeCertificate::new(&key)?;
     let peer_tls = certificate.server_config()?;
-    let connector = Arc::new(Connector::new(settings.allow_private, web_client_config(&settings.extra_roots)?));
+    let web_tls = web_client_config(&settings.extra_roots)?;
+    let connector = Arc::new(Connector::new(settings.allow_private, web_tls.clone()));
     let client = Arc::new(PeerClient::new(connector.clone(), certificate));
     let introducer = Arc::new(Introducer::new(
         membership.clone(),
@@ -152,7 +153,15 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         settings.time_scale,
     ));
 
-    let store = Arc::new(ReplicaStore::open(&state.join("replicas")).await?);
+    let store = &settings.store;
+    let access = BucketAccess { endpoint: store.endpoint.clone(), region: store.region.clone(), tls: web_tls };
+    let location = Location {
+        directory: state.join("replicas"),
+        place: store.place.clone(),
+        access,
+        max_unfinished_bytes: store.unfinished_bytes,
+    };
+    let store = Arc::new(ReplicaStore::open(location).await?);
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
     let policy = Arc::new(PolicyWatch::new(

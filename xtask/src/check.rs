@@ -38,7 +38,7 @@ pub(crate) fn run(layout: &Layout, args: &TestArgs) -> Result<(), TaskError> {
     stage("tests", || {
         let mut test = process::cargo(layout, "test");
         test.args(["--workspace", "--locked", "--no-fail-fast"]).args(&args.cargo_test);
-        show(test.env("ENVOY", &tools.envoy).env("P2PCDN_DIST", layout.dist()))
+        show(test.env("ENVOY", &tools.envoy).env("P2PCDN_DIST", layout.dist()).env("MOTO_SERVER", &tools.moto))
     })?;
     println!("== all stages passed in {}", Seconds(start.elapsed()));
     Ok(())

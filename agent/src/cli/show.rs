@@ -41,7 +41,10 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
     let own = format!("{}, {} with replicas elsewhere", status.objects.own, status.table.objects);
-    let hosted = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
+    let mut hosted = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
+    if let Some(trouble) = &status.objects.trouble {
+        hosted.push_str(&format!("\ntakes no more: {}", plain(trouble)));
+    }
     let mut facts = table();
     facts.add_row(["site".to_owned(), format!("{} (p2pcdn {})", plain(&status.domain), plain(&status.version))]);
     facts.add_row(["redirects".to_owned(), redirects]);

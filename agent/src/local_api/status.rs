@@ -40,7 +40,7 @@ pub struct Status {
 }
 
 /// Own objects and those of others.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ObjectCounts {
     /// Own objects in the catalogue.
     pub own: usize,
@@ -48,6 +48,8 @@ pub struct ObjectCounts {
     pub hosted: usize,
     /// Bytes of these.
     pub hosted_bytes: u64,
+    /// Why no more are taken in, with the remedy.
+    pub trouble: Option<String>,
 }
 
 /// One domain.
@@ -124,7 +126,12 @@ impl LocalApi {
             load,
             steering,
             table: self.board.size(),
-            objects: ObjectCounts { own: state.own_objects, hosted: state.replicas, hosted_bytes: state.replica_bytes },
+            objects: ObjectCounts {
+                own: state.own_objects,
+                hosted: state.replicas,
+                hosted_bytes: state.replica_bytes,
+                trouble: self.store.trouble(),
+            },
             policy: self.policy.status(),
             refused: self.metrics.refusals(),
             peers,

@@ -13,6 +13,7 @@ use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 
 use crate::policy::Policies;
+use crate::store::Place;
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 
@@ -29,6 +30,8 @@ pub struct Settings {
     pub public: Public,
     /// Where keys, metadata and replicas are kept.
     pub state_directory: PathBuf,
+    /// Where the bytes of replicas are kept.
+    pub store: Store,
     /// PEM files of further roots of the TLS chain.
     pub extra_roots: Vec<PathBuf>,
     /// Whether peers may have private addresses, as in a lab.
@@ -145,6 +148,19 @@ pub struct Host {
     pub downloads: bool,
 }
 
+/// Where the bytes of replicas are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The place.
+    pub place: Place,
+    /// URL of the server of a bucket; empty for what the environment says, or AWS.
+    pub endpoint: String,
+    /// Region of a bucket; empty for what the environment says, or `us-east-1`.
+    pub region: String,
+    /// Bytes of unfinished objects that are kept for another attempt.
+    pub unfinished_bytes: u64,
+}
+
 /// What this site asks others to carry.
 #[derive(Debug, Clone)]
 pub struct Share {
@@ -247,6 +263,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             contact: keys.checked("public.contact", Some(""), contact),
         },
         state_directory: base.join(keys.or("state.directory", PathBuf::from("/var/lib/p2pcdn"))),
+        store: Store {
+            place: keys.checked("store.url", Some(""), Place::parse),
+            endpoint: keys.checked("store.endpoint", Some(""), endpoint),
+            region: keys.or("store.region", String::new()),
+            unfinished_bytes: keys.checked("store.unfinished", Some("1GB"), bytes),
+        },
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
         allow_private: keys.or("egress.allow_private", false),
         invited,
@@ -323,6 +345,15 @@ fn admin_address(text: &str) -> Result<Option<SocketAddr>, String> {
 
 fn contact(text: &str) -> Result<String, String> {
     if text.len() <= 256 { Ok(text.to_owned()) } else { Err("must have at most 256 bytes".into()) }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        _ if text.is_empty() => Ok(String::new()),
+        Some(host) if is_authority(host.trim_end_matches('/')) => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("must be the URL of the server alone, as in \"https://s3.example.org\"".into()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use p2pcdn_core::object::Sha256;
 use sha2::Digest;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 
 use super::blocking;
 use super::error::StoreError;
 use super::files::Files;
+use super::place::{self, BucketAccess};
 
 /// Files under the digest of what they are.
 pub(crate) struct Blobs {
@@ -57,6 +61,11 @@ pub(super) enum Source {
     Bytes(Bytes),
 }
 
+/// Objects that are uploaded to a bucket at the same time.
+const CONCURRENT_UPLOADS: usize = 8;
+/// Larger objects are uploaded in parts of this size; above the least that S3 takes, and 10,000 of them are more than the largest object.
+const PART_BYTES: usize = 8 << 20;
+
 impl Blobs {
     /// An area for [`Blobs::stage`], which is emptied of what was cut off by a crash.
     pub(crate) fn open(directory: &FilePath) -> Result<Self, StoreError> {
@@ -76,6 +85,17 @@ impl Blobs {
         let files = Arc::new(Files::open(directory)?);
         let store = Arc::new(LocalFileSystem::new_with_prefix(directory)?);
         Ok(Self { store, files: Some(files), staged: AtomicU64::new(0) })
+    }
+
+    /// A bucket behind HTTP.
+    pub(super) fn in_bucket(bucket: &str, prefix: &str, access: &BucketAccess) -> Result<Self, StoreError> {
+        let store = PrefixStore::new(place::bucket(bucket, access)?, prefix);
+        Ok(Self { store: Arc::new(store), files: None, staged: AtomicU64::new(0) })
+    }
+
+    /// Whether the place may be out of reach while this machine is well.
+    pub(super) fn is_remote(&self) -> bool {
+        self.files.is_none()
     }
 
     /// Digest and size of everything of a kind; files that are nothing of the kind are removed.
@@ -100,7 +120,7 @@ impl Blobs {
 
     /// Puts a finished upload in its place by renaming it.
     pub(crate) async fn publish(&self, staged: &Path, digest: &Sha256) -> Result<ObjectMeta, StoreError> {
-        let place = place(Kind::Blob, digest);
+        let place = location(Kind::Blob, digest);
         self.store.rename(staged, &place).await?;
         Ok(self.store.head(&place).await?)
     }
@@ -111,25 +131,56 @@ impl Blobs {
     }
 
     pub(crate) async fn head(&self, digest: &Sha256) -> Result<Option<ObjectMeta>, StoreError> {
-        if_present(self.store.head(&place(Kind::Blob, digest)).await)
+        if_present(self.store.head(&location(Kind::Blob, digest)).await)
     }
 
     /// Puts everything in its place; what has no error is durable there.
     pub(super) async fn put(&self, puts: Vec<Put>) -> Vec<Result<(), StoreError>> {
         let count = puts.len();
-        let files = self.files.clone();
-        let done = blocking(move || files.map_or_else(Vec::new, |files| files.put(&puts))).await;
+        let Some(files) = self.files.clone() else {
+            let uploads = stream::iter(puts.into_iter().map(|put| self.upload(put)));
+            return uploads.buffered(CONCURRENT_UPLOADS).collect().await;
+        };
+        let done = blocking(move || files.put(&puts)).await;
         done.unwrap_or_else(|_| (0..count).map(|_| Err(StoreError::Stopping)).collect())
+    }
+
+    async fn upload(&self, put: Put) -> Result<(), StoreError> {
+        let place = location(put.kind, &put.digest);
+        let path = match put.source {
+            Source::Bytes(bytes) => return Ok(drop(self.store.put(&place, bytes.into()).await?)),
+            Source::File(path) => path,
+        };
+        let mut file = File::open(&path).await.map_err(StoreError::io(&path))?;
+        let mut part = read_part(&mut file, &path).await?;
+        if part.len() < PART_BYTES {
+            return Ok(drop(self.store.put(&place, part.into()).await?));
+        }
+        let mut upload = self.store.put_multipart(&place).await?;
+        let sent = async {
+            while !part.is_empty() {
+                upload.put_part(part.into()).await?;
+                part = read_part(&mut file, &path).await?;
+            }
+            upload.complete().await?;
+            Ok(())
+        };
+        let sent: Result<(), StoreError> = sent.await;
+        if sent.is_err() {
+            // What stays if this fails, too, the bucket's own rule for incomplete uploads removes.
+            let _ = upload.abort().await;
+        }
+        sent
     }
 
     /// The signed record of that name, as it was put.
     pub(super) async fn record(&self, digest: &Sha256) -> Result<Bytes, StoreError> {
-        Ok(self.store.get(&place(Kind::Record, digest)).await?.bytes().await?)
+        Ok(self.store.get(&location(Kind::Record, digest)).await?.bytes().await?)
     }
 
     /// No error if it is not there.
     pub(crate) async fn delete(&self, kind: Kind, digest: &Sha256) -> Result<(), StoreError> {
-        if_present(self.store.delete(&place(kind, digest)).await).map(drop)
+        if_present(self.store.delete(&location(kind, digest)).await).map(drop)
     }
 
     /// Removes a record so that no power failure brings it back.
@@ -146,12 +197,12 @@ impl Blobs {
         range: Range<u64>,
     ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, StoreError> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        Ok(self.store.get_opts(&place(Kind::Blob, digest), options).await?.into_stream())
+        Ok(self.store.get_opts(&location(Kind::Blob, digest), options).await?.into_stream())
     }
 
     /// The digest of the bytes that are there now.
     pub(crate) async fn digest_of(&self, digest: &Sha256) -> Result<Option<Sha256>, StoreError> {
-        let Some(blob) = if_present(self.store.get(&place(Kind::Blob, digest)).await)? else { return Ok(None) };
+        let Some(blob) = if_present(self.store.get(&location(Kind::Blob, digest)).await)? else { return Ok(None) };
         let mut hasher = sha2::Sha256::new();
         let mut stream = blob.into_stream();
         while let Some(bytes) = stream.try_next().await? {
@@ -159,6 +210,12 @@ impl Blobs {
         }
         Ok(Some(Sha256(hasher.finalize().into())))
     }
+}
+
+async fn read_part(file: &mut File, path: &FilePath) -> Result<Bytes, StoreError> {
+    let mut part = Vec::with_capacity(PART_BYTES);
+    file.take(PART_BYTES as u64).read_to_end(&mut part).await.map_err(StoreError::io(path))?;
+    Ok(part.into())
 }
 
 impl Kind {
@@ -170,7 +227,7 @@ impl Kind {
     }
 }
 
-fn place(kind: Kind, digest: &Sha256) -> Path {
+fn location(kind: Kind, digest: &Sha256) -> Path {
     let hex = digest.to_string();
     Path::from(format!("{}/{}/{hex}", kind.directory(), &hex[..2]))
 }

@@ -125,6 +125,13 @@ impl ReplicaStore {
                 *outcome = Err(StoreError::from(error.clone()).into());
             });
         }
+        for outcome in &outcomes {
+            match outcome {
+                Ok(()) => self.health.wrote(),
+                Err(IncomingError::Store(error)) => self.health.failed(error),
+                Err(_) => {}
+            }
+        }
         let mut unwanted = Vec::new();
         {
             let mut index = self.index();

@@ -18,9 +18,17 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A bucket without keys.
+    #[error(
+        "store.url names a bucket, but AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not in the agent's environment"
+    )]
+    NoKeys,
     /// The object store failed.
     #[error("replica bytes: {0}")]
     Bytes(#[from] object_store::Error),
+    /// The server of a bucket does not let this agent work in it.
+    #[error("{0}; check store.url, store.endpoint and the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
+    Refused(object_store::Error),
     /// The metadata could not be read or written.
     #[error("replica metadata: {0}")]
     Metadata(Box<redb::Error>),
@@ -99,10 +107,25 @@ impl StoreError {
         }
     }
 
+    /// Tells refusals, which the operator has to mend, from failures, after which a store elsewhere may answer later.
+    pub(super) fn sort_out(self) -> Self {
+        match self {
+            Self::Bytes(error) if is_refusal(&error) => Self::Refused(error),
+            other => other,
+        }
+    }
+
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
     }
+}
+
+fn is_refusal(error: &object_store::Error) -> bool {
+    // A listing that is refused is no variant of its own, but the error codes of the protocol are in its text.
+    const CODES: [&str; 4] = ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
+    let text = error.to_string();
+    CODES.iter().any(|code| text.contains(code))
 }
 
 fn is_full(kind: io::ErrorKind) -> bool {

@@ -16,6 +16,7 @@ use sha2::Digest;
 
 use super::blocking;
 use super::error::{IncomingError, StoreError};
+use super::health::Health;
 
 /// An object on its way in. Dropping it is as good as [`Incoming::suspend`].
 pub struct Incoming {
@@ -31,6 +32,7 @@ pub struct Incoming {
 pub(super) struct Parts {
     directory: PathBuf,
     max_bytes: u64,
+    health: Arc<Health>,
     open: Mutex<HashSet<PathBuf>>,
 }
 
@@ -183,7 +185,11 @@ impl Writer {
         if record.chunks.get(self.chunks) != Some(&digest(chunk)) {
             return Err(IncomingError::WrongBytes { chunk: self.chunks });
         }
-        self.write(chunk).map_err(StoreError::io(&self.lease.path))?;
+        if let Err(source) = self.write(chunk) {
+            let error = StoreError::io(&self.lease.path)(source);
+            self.lease.parts.health.failed(&error);
+            return Err(error.into());
+        }
         self.count(chunk);
         Ok(self.received)
     }
@@ -215,9 +221,9 @@ impl Writer {
 
 impl Parts {
     /// The unfinished objects below `directory`, of which at most `max_bytes` are kept while nobody works on them. Blocks.
-    pub(super) fn open(directory: &Path, max_bytes: u64) -> Result<Arc<Self>, StoreError> {
+    pub(super) fn open(directory: &Path, max_bytes: u64, health: Arc<Health>) -> Result<Arc<Self>, StoreError> {
         std::fs::create_dir_all(directory).map_err(StoreError::io(directory))?;
-        let parts = Self { directory: directory.to_owned(), max_bytes, open: Mutex::default() };
+        let parts = Self { directory: directory.to_owned(), max_bytes, health, open: Mutex::default() };
         parts.prune()?;
         Ok(Arc::new(parts))
     }
@@ -249,7 +255,7 @@ impl Parts {
                 idle.push((if is_part { modified } else { SystemTime::UNIX_EPOCH }, metadata.len(), path));
             }
         }
-        idle.sort_by(|one, other| other.0.cmp(&one.0));
+        idle.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
         let now = SystemTime::now();
         let mut kept = 0_u64;
         for (modified, bytes, path) in idle {

@@ -8,14 +8,17 @@ pub(crate) mod blobs;
 mod commit;
 mod error;
 mod files;
+mod health;
 mod incoming;
 mod index;
+mod place;
 mod rows;
+mod s3_http;
 mod start;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -27,10 +30,12 @@ use crate::identity::Signed;
 use blobs::{Blobs, Kind};
 pub use commit::Small;
 pub use error::{IncomingError, ReadError, StoreError};
+use health::Health;
 pub use incoming::Incoming;
 use incoming::Parts;
 use index::Index;
 pub use index::{Replica, Usage};
+pub use place::{BucketAccess, Place};
 use rows::{Change, Rows};
 
 /// All replicas held for others.
@@ -38,6 +43,7 @@ pub struct ReplicaStore {
     parts: Arc<Parts>,
     rows: Arc<Rows>,
     blobs: Blobs,
+    health: Arc<Health>,
     index: Mutex<Index>,
     /// Held while index, metadata and blobs change together.
     changing: tokio::sync::Mutex<()>,
@@ -57,17 +63,33 @@ impl Stamp {
     }
 }
 
-/// Bytes of unfinished objects that are kept for another attempt while nobody works on them; the oldest go first.
-const MAX_UNFINISHED_BYTES: u64 = 1 << 30;
+/// What a store needs to know.
+#[derive(Clone)]
+pub struct Location {
+    /// Directory for metadata, and for the bytes of [`Place::State`].
+    pub directory: PathBuf,
+    /// Where the bytes are.
+    pub place: Place,
+    /// The way to [`Place::Bucket`].
+    pub access: BucketAccess,
+    /// Bytes of unfinished objects that are kept for another attempt while nobody works on them; the oldest go first.
+    pub max_unfinished_bytes: u64,
+}
 
 impl ReplicaStore {
-    /// Opens the store below `directory`: what a crash left half is removed, what is whole is there again, and rows without bytes are
-    /// dropped.
-    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
-        let directory = directory.to_owned();
+    /// Opens the store: what a crash left half is removed, what is whole is there again, and rows without bytes are dropped.
+    pub async fn open(location: Location) -> Result<Self, StoreError> {
+        let health = Arc::new(Health::default());
+        let for_parts = health.clone();
         let (parts, rows, blobs) = blocking(move || {
-            let blobs = Blobs::in_directory(&directory)?;
-            let parts = Parts::open(&directory.join("incoming"), MAX_UNFINISHED_BYTES)?;
+            let Location { directory, place, access, max_unfinished_bytes } = location;
+            std::fs::create_dir_all(&directory).map_err(StoreError::io(&directory))?;
+            let (local, blobs) = match place {
+                Place::State => (directory.clone(), Blobs::in_directory(&directory)?),
+                Place::Directory(other) => (other.clone(), Blobs::in_directory(&other)?),
+                Place::Bucket { bucket, prefix } => (directory.clone(), Blobs::in_bucket(&bucket, &prefix, &access)?),
+            };
+            let parts = Parts::open(&local.join("incoming"), max_unfinished_bytes, for_parts)?;
             Ok::<_, StoreError>((parts, Rows::open(&directory.join("replicas.redb"))?, blobs))
         })
         .await??;
@@ -75,6 +97,7 @@ impl ReplicaStore {
             parts,
             rows: Arc::new(rows),
             blobs,
+            health,
             index: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             verifying: tokio::sync::Mutex::default(),
@@ -82,6 +105,16 @@ impl ReplicaStore {
         };
         store.reconcile().await?;
         Ok(store)
+    }
+
+    /// Whether a write has failed just now, so that nothing new should be accepted; what is held is served all the same.
+    pub fn declines(&self) -> bool {
+        self.health.is_pausing()
+    }
+
+    /// What kept the store from writing when it last tried, with the remedy.
+    pub fn trouble(&self) -> Option<String> {
+        self.health.trouble()
     }
 
     /// The replica of this path, if one is held and not retired.
@@ -145,9 +178,12 @@ impl ReplicaStore {
         if !self.index().remove(replica) {
             return Ok(false);
         }
-        // The record goes before the row: from a record without a row, a start would make the replica anew.
+        // The record goes first: from a record without a row, a start would make the replica anew.
         self.blobs.delete_record(&replica.signed.digest()).await?;
-        self.change(vec![Change::Remove(replica.key())]).await?;
+        if let Err(error) = self.change(vec![Change::Remove(replica.key())]).await {
+            // A full disk must not keep room from being made. Without its record the next start drops the row.
+            tracing::warn!(%error, "the row of a replica stays behind");
+        }
         Ok(true)
     }
 

@@ -12,21 +12,28 @@ use super::index::Replica;
 use super::rows::Change;
 use crate::identity::Signed;
 
-/// Rows and records that are written at a time.
+/// Rows that are written at a time.
 const BATCH: usize = 1024;
 
 impl ReplicaStore {
     pub(super) async fn reconcile(&self) -> Result<(), StoreError> {
-        let blobs = self.blobs.list(Kind::Blob).await?;
-        let mut records = self.blobs.list(Kind::Record).await?;
+        let (blobs, mut records) = match self.listed().await.map_err(StoreError::sort_out) {
+            Err(error @ StoreError::Bytes(_)) if self.blobs.is_remote() => {
+                tracing::error!(%error, "the store of replicas does not answer, going by the metadata alone");
+                let rows = self.rows().await?.into_iter().filter_map(|(_, signed)| Replica::new(signed?).ok());
+                rows.for_each(|replica| drop(self.index().insert(Arc::new(replica))));
+                return Ok(());
+            }
+            listed => listed?,
+        };
         let mut lost = Vec::new();
-        let mut unwritten = Vec::new();
         for (key, signed) in self.rows().await? {
             match signed.and_then(|signed| Replica::new(signed).ok()).map(Arc::new) {
-                Some(replica) if blobs.get(&replica.record.sha256) == Some(&replica.record.size) => {
-                    if records.remove(&replica.signed.digest()).is_none() {
-                        unwritten.push(replica.clone());
-                    }
+                // Without its record, it was just being retired.
+                Some(replica)
+                    if blobs.get(&replica.record.sha256) == Some(&replica.record.size)
+                        && records.remove(&replica.signed.digest()).is_some() =>
+                {
                     self.index().insert(replica);
                 }
                 _ => {
@@ -37,10 +44,6 @@ impl ReplicaStore {
         }
         for change in batches(lost) {
             self.change(change).await?;
-        }
-        for replicas in batches(unwritten) {
-            let statements = replicas.iter().map(|replica| replica.statement()).collect::<Result<Vec<_>, _>>()?;
-            self.blobs.put(statements).await.into_iter().collect::<Result<(), _>>()?;
         }
         self.rebuild(&blobs, records.into_keys().collect()).await?;
         for digest in blobs.keys() {
@@ -107,6 +110,10 @@ impl ReplicaStore {
             }
         };
         Ok(is_intact.then(|| Arc::new(replica)))
+    }
+
+    async fn listed(&self) -> Result<(HashMap<Sha256, u64>, HashMap<Sha256, u64>), StoreError> {
+        Ok((self.blobs.list(Kind::Blob).await?, self.blobs.list(Kind::Record).await?))
     }
 
     async fn rows(&self) -> Result<Vec<(String, Option<Signed>)>, StoreError> {

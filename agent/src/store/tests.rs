@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::TryStreamExt;
 use p2pcdn_core::object::{CHUNK_BYTES, Embedding, Sharing};
@@ -81,8 +81,14 @@ impl Lab {
     }
 }
 
+fn location(directory: &Path) -> Location {
+    let access =
+        BucketAccess { endpoint: String::new(), region: String::new(), tls: testing::Authority::new().trusting() };
+    Location { directory: directory.into(), place: Place::State, access, max_unfinished_bytes: 1 << 20 }
+}
+
 async fn open(directory: &Path) -> Arc<ReplicaStore> {
-    Arc::new(ReplicaStore::open(directory).await.unwrap())
+    Arc::new(ReplicaStore::open(location(directory)).await.unwrap())
 }
 
 async fn read(store: &Arc<ReplicaStore>, record: &ObjectRecord) -> Vec<u8> {
