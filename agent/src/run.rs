@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use http::Request;
@@ -35,7 +34,7 @@ use crate::replicate::holders::Holders;
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::probe::Prober;
 use crate::replicate::pull::Puller;
-use crate::replicate::share::Sharer;
+use crate::replicate::share::{self, Sharer};
 use crate::replicate::upload::Uploads;
 use crate::replicate::withdraw::{MAX_WAITING, Withdrawer};
 use crate::serve::ReplicaServer;
@@ -179,7 +178,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (catalogue, finder) = source
         .map(|source| {
             let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
-            let (catalogue, hints) = Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone());
+            let (source, time_scale) = (source.clone(), settings.time_scale);
+            let (catalogue, hints) =
+                Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
                     Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
@@ -194,15 +195,16 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         })
         .unzip();
     let sharer = catalogue.clone().map(|catalogue| {
-        Arc::new(Sharer {
+        let parts = share::Parts {
             catalogue,
             membership: membership.clone(),
             client: client.clone(),
             board: board.clone(),
             holders: holders.clone(),
-            time_scale: settings.time_scale,
-            talks: Mutex::default(),
-        })
+            load: load.clone(),
+            metrics: metrics.clone(),
+        };
+        Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
     });
     let puller = Puller::new(
         domain.clone(),
@@ -216,13 +218,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let puller = Arc::new(puller);
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer { store: store.clone(), membership: membership.clone(), client });
-    let prober = Arc::new(Prober {
-        origin: domain.clone(),
-        holders: holders.clone(),
-        board: board.clone(),
-        connector,
-        turn: AtomicUsize::new(0),
-    });
+    let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
     let replica_server = Arc::new(ReplicaServer::new(
         &settings,
         own,
@@ -258,11 +254,15 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         metrics: metrics.clone(),
     });
 
+    let lack_replicas = {
+        let sharer = sharer.clone();
+        move || sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas())
+    };
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
     tasks.spawn(puller.run(token()));
-    tasks.spawn(uploads.divide_uplink(load.clone(), || false, token()));
+    tasks.spawn(uploads.divide_uplink(load.clone(), lack_replicas, token()));
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.scrub(doomed, token()));
     tasks.spawn(prober.run(token()));

@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
+use crate::replicate::messages::Decline;
+
 /// Starts logging to standard error; `RUST_LOG` chooses what, by default `info`.
 pub fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -34,6 +36,8 @@ pub struct Metrics {
     pub redirected_bytes: Family<PeerLabel, Counter>,
     /// Requests that stayed here, by reason.
     pub refused: Family<ReasonLabel, Counter>,
+    /// Own objects that peers have declined.
+    pub declined: Family<DeclineLabel, Counter>,
     /// Clients that came back from a holder.
     pub returned: Counter,
     /// Replicas served for others.
@@ -65,6 +69,15 @@ pub struct PeerLabel {
 pub struct ReasonLabel {
     /// See [`Refusal::name`].
     pub reason: String,
+}
+
+/// A peer and why it declines.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeclineLabel {
+    /// The peer's domain.
+    pub peer: String,
+    /// See [`Decline::name`].
+    pub reason: &'static str,
 }
 
 /// States that are read when somebody asks.
@@ -103,6 +116,7 @@ impl Default for Metrics {
             redirects: Family::default(),
             redirected_bytes: Family::default(),
             refused: Family::default(),
+            declined: Family::default(),
             returned: Counter::default(),
             served: Counter::default(),
             served_bytes: Counter::default(),
@@ -120,6 +134,8 @@ impl Default for Metrics {
         let bytes = metrics.redirected_bytes.clone();
         registry.register_with_unit("redirected", "Bytes of redirected objects by holder", Unit::Bytes, bytes);
         registry.register("refused", "Requests that stayed here by reason", metrics.refused.clone());
+        let declined = metrics.declined.clone();
+        registry.register("declined", "Own objects that peers have declined by peer and reason", declined);
         registry.register("returned", "Clients that came back from a holder", metrics.returned.clone());
         registry.register("served", "Replicas served for others", metrics.served.clone());
         let bytes = metrics.served_bytes.clone();
@@ -172,6 +188,12 @@ impl Metrics {
         Refusal::ALL.iter().filter_map(count).collect()
     }
 
+    /// Counts an object that a peer has declined.
+    pub fn declined(&self, peer: &str, reason: Decline) {
+        let label = DeclineLabel { peer: peer.to_owned(), reason: reason.name() };
+        self.declined.get_or_create(&label).inc();
+    }
+
     /// Counts redirects to one peer.
     pub fn redirected(&self, peer: &str, requests: u32, bytes: u64) {
         let label = PeerLabel::of(peer);
@@ -206,9 +228,11 @@ mod tests {
     fn metrics_show_counts_by_peer() {
         let metrics = Metrics::default();
         metrics.redirected("b.test", 3, 99);
+        metrics.declined("b.test", Decline::OriginQuota);
         let text = metrics.text(&State { peers: 2, ..State::default() });
         assert!(text.contains("p2pcdn_redirects_total{peer=\"b.test\"} 3"), "{text}");
         assert!(text.contains("p2pcdn_redirected_bytes_total{peer=\"b.test\"} 99"), "{text}");
         assert!(text.contains("p2pcdn_peers 2"), "{text}");
+        assert!(text.contains("p2pcdn_declined_total{peer=\"b.test\",reason=\"origin_quota\"} 1"), "{text}");
     }
 }

@@ -1,10 +1,11 @@
 //! What filter and operator tell the catalogue: what is asked for, and what may not be as it says.
 
-use p2pcdn_core::sync::{MAX_HOT, MAX_RETURNED, MAX_WANTED, Report};
+use p2pcdn_core::sync::{MAX_HOT, MAX_RETURNED, MAX_WANTED, Report, Wanted};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{Catalogue, Source};
+use crate::clock::monotonic_ms;
 
 /// What others have noticed about objects.
 #[derive(Debug)]
@@ -58,28 +59,42 @@ impl Catalogue {
     pub fn observe(&self, report: &Report, is_ours: bool) {
         // What is in a directory is catalogued, wanted or not.
         let learns = matches!(self.source, Source::Site(_));
-        for wanted in report.wanted.iter().take(MAX_WANTED).filter(|_| learns) {
-            self.hint(Hint::Wanted(wanted.target.clone(), wanted.requests));
+        let now_ms = monotonic_ms();
+        // Without holders the filter does not know an object, and says so by `wanted`.
+        for Wanted { target, requests } in report.wanted.iter().take(MAX_WANTED) {
+            self.count(target, *requests, now_ms);
+            if learns {
+                self.hint(Hint::Wanted(target.clone(), *requests));
+            }
         }
         if !is_ours {
             return;
         }
-        let path_of = |key: &u64| self.board.by_key(*key).map(|(copy, holders)| (copy.path, holders.is_empty()));
-        for (key, requests) in report.hot.iter().take(MAX_HOT).filter(|_| learns) {
-            // Without holders the filter does not know the object, and says so by `wanted`.
-            if let Some((path, false)) = path_of(key) {
-                self.hint(Hint::Wanted(path, *requests));
+        for (key, requests) in report.hot.iter().take(MAX_HOT) {
+            let path = self.board.path_of(*key).filter(|path| self.board.is_held(path));
+            let Some(path) = path else { continue };
+            self.count(&path, *requests, now_ms);
+            if learns {
+                self.hint(Hint::Wanted(path.to_string(), *requests));
             }
         }
-        for (path, _) in report.contradicted.iter().take(MAX_RETURNED).filter_map(path_of) {
+        let path_of = |key: &u64| self.board.path_of(*key).map(|path| path.to_string());
+        for path in report.contradicted.iter().take(MAX_RETURNED).filter_map(path_of) {
             // Only with a place in the queue: what left the table has to be looked at, or it would never come back.
             if let Ok(place) = self.hints.try_reserve() {
                 self.board.remove_object(&path);
                 place.send(Hint::Contradicted(path));
             }
         }
-        for (path, _) in report.questioned.iter().take(MAX_RETURNED).filter_map(path_of) {
+        for path in report.questioned.iter().take(MAX_RETURNED).filter_map(path_of) {
             self.hint(Hint::Questioned(path));
+        }
+    }
+
+    fn count(&self, path: &str, requests: u32, now_ms: u64) {
+        // Whatever else visitors ask for must not fill the counts.
+        if let Some(object) = self.find(path) {
+            self.demand().note(path, requests, object.record.size, now_ms);
         }
     }
 

@@ -5,7 +5,6 @@
 
 pub mod area;
 pub mod cacheable;
-mod demand;
 pub mod describe;
 mod fetch;
 pub mod files;
@@ -20,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
@@ -31,6 +30,7 @@ use tokio::sync::{mpsc, watch as signal};
 use tokio_util::io::ReaderStream;
 
 use crate::clock::{monotonic_ms, now_s};
+use crate::demand::{Demand, HALF_LIFE_MS};
 use crate::identity::{Counter, CounterError, NodeKey, Signed, sign};
 use crate::publish::Board;
 use crate::settings::{Share, Site};
@@ -51,6 +51,7 @@ pub struct Catalogue {
     objects: RwLock<Objects>,
     changed: signal::Sender<u64>,
     hints: mpsc::Sender<Hint>,
+    demand: Mutex<Demand>,
 }
 
 /// Where the bytes of the objects are.
@@ -151,6 +152,7 @@ impl Catalogue {
         key: Arc<NodeKey>,
         counter: Counter,
         board: Arc<Board>,
+        time_scale: f64,
     ) -> (Arc<Self>, Hints) {
         let (hints, waiting) = hints::queue();
         let catalogue = Self {
@@ -163,6 +165,7 @@ impl Catalogue {
             objects: RwLock::default(),
             changed: signal::Sender::new(0),
             hints,
+            demand: Mutex::new(Demand::new(HALF_LIFE_MS * time_scale)),
         };
         (Arc::new(catalogue), waiting)
     }
@@ -196,6 +199,11 @@ impl Catalogue {
     /// Changes whenever an object does.
     pub fn changed(&self) -> signal::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// How much each object is asked for, as far as the workers report it.
+    pub fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The site that the objects belong to.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use http::HeaderMap;
 use p2pcdn_core::lookup::canonical_target;
 
-use super::demand::Demand;
+use crate::demand::Demand;
 
 /// Requests that still count after which a path is worth a fetch: one visitor may never come back.
 const WORTH: f64 = 2.0;
@@ -86,7 +86,7 @@ impl Schedule {
         if canonical_target(path.as_bytes()).is_err() {
             return;
         }
-        self.demand.note(path, requests, now_ms);
+        self.demand.note(path, requests, 0, now_ms);
         // What has gone stale for lack of demand has waited long enough.
         if self.held.get(path).is_some_and(|held| held.stale_ms <= now_ms) && !self.paused.contains_key(path) {
             self.look_at(path, now_ms);

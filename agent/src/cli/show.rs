@@ -1,5 +1,6 @@
 //! What the agent knows, as tables or as JSON.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use bytesize::ByteSize;
@@ -40,7 +41,8 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         "{:.1} requests/s ({:.1} eligible, {:.1} redirected), {} in flight, {} workers",
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
-    let own = format!("{}, {} with replicas elsewhere", status.objects.own, status.table.objects);
+    let lack = if status.objects.lack_replicas { "; hot ones are still being copied" } else { "" };
+    let own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
     let mut hosted = format!("{} replicas, {}", status.objects.hosted, size(status.objects.hosted_bytes));
     if let Some(trouble) = &status.objects.trouble {
         hosted.push_str(&format!("\ntakes no more: {}", plain(trouble)));
@@ -102,7 +104,7 @@ pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), Cli
         return print_json(&objects);
     }
     let mut table = table();
-    table.set_header(["path", "size", "class", "sha256", "held by"]);
+    table.set_header(["path", "size", "class", "sha256", "wanted", "held", "held by"]);
     for object in objects {
         let digest = object.sha256.to_string();
         table.add_row([
@@ -110,6 +112,8 @@ pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), Cli
             size(object.size),
             object.class.name().to_owned(),
             digest[..12].to_owned(),
+            object.wanted.to_string(),
+            object.holders.len().to_string(),
             if object.holders.is_empty() { "nobody yet".to_owned() } else { plain(object.holders.join(", ")) },
         ]);
     }
@@ -130,7 +134,7 @@ pub(super) async fn resume(agent: &Agent<'_>) -> Result<(), CliError> {
 
 fn peer_table(peers: &[PeerStatus]) -> Table {
     let mut table = table();
-    table.set_header(["peer", "state", "health", "holds", "redirects", "lease", "held for it", "note"]);
+    table.set_header(["peer", "state", "health", "holds", "declined", "redirects", "lease", "held for it", "note"]);
     for peer in peers {
         let state = match peer.state {
             PeerState::Invited => "invited",
@@ -149,6 +153,7 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
             state.to_owned(),
             health,
             peer.holds.to_string(),
+            declined(&peer.declined),
             peer.redirects.to_string(),
             format!("{}/s", size(peer.lease_bytes_per_s)),
             size(peer.hosted_bytes),
@@ -156,6 +161,14 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
         ]);
     }
     table
+}
+
+fn declined(by_reason: &BTreeMap<String, u64>) -> String {
+    if by_reason.is_empty() {
+        return "-".to_owned();
+    }
+    let counts = by_reason.iter().map(|(reason, count)| format!("{} {count}", plain(reason)));
+    counts.collect::<Vec<_>>().join("\n")
 }
 
 pub(super) fn table() -> Table {

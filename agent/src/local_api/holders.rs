@@ -8,7 +8,7 @@ impl LocalApi {
     /// Every host that has granted a lease, each with one replica that it should have.
     pub(super) fn agent_facts(&self) -> AgentFacts {
         let sample = |domain: &str| {
-            let copy = self.board.sample(domain, 0)?;
+            let copy = self.board.sample(domain)?;
             let record = &self.catalogue.as_ref()?.find(&copy.path)?.record;
             let (size, content_type) = (record.size, record.content_type.clone());
             (record.sha256 == copy.sha256).then_some(Sample {

@@ -50,6 +50,8 @@ pub struct ObjectCounts {
     pub hosted_bytes: u64,
     /// Why no more are taken in, with the remedy.
     pub trouble: Option<String>,
+    /// Whether own objects that are asked for much have fewer copies than they should have, and hosts that could take them.
+    pub lack_replicas: bool,
 }
 
 /// One domain.
@@ -69,8 +71,8 @@ pub struct PeerStatus {
     pub lease_bytes_per_s: u64,
     /// Own objects that it holds.
     pub holds: usize,
-    /// Own objects that it has declined.
-    pub declined: u64,
+    /// Own objects that it has declined since the start, by reason.
+    pub declined: BTreeMap<String, u64>,
     /// Redirects to it since the start.
     pub redirects: u64,
     /// Bytes held for it.
@@ -107,6 +109,8 @@ pub struct ObjectStatus {
     pub class: Class,
     /// Digest of the present version.
     pub sha256: Sha256,
+    /// Copies that it should have, as much as it is asked for and as loaded as the site is.
+    pub wanted: usize,
     /// Domains of the peers that hold it.
     pub holders: Vec<String>,
 }
@@ -131,6 +135,7 @@ impl LocalApi {
                 hosted: state.replicas,
                 hosted_bytes: state.replica_bytes,
                 trouble: self.store.trouble(),
+                lack_replicas: self.sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas()),
             },
             policy: self.policy.status(),
             refused: self.metrics.refusals(),
@@ -156,9 +161,15 @@ impl LocalApi {
             size: object.record.size,
             class: object.class,
             sha256: object.record.sha256,
+            wanted: self.sharer.as_ref().map_or(0, |sharer| sharer.wanted(&object.record.path)),
             holders: self.board.holders_of(&object.record.path),
         };
         objects.iter().map(|object| status(object)).collect()
+    }
+
+    fn declined_by(&self, domain: &str) -> BTreeMap<String, u64> {
+        let declined = self.sharer.as_ref().map(|sharer| sharer.declined(domain)).unwrap_or_default();
+        declined.into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
     }
 
     pub(super) fn peer_status(&self, domain: &str) -> PeerStatus {
@@ -183,8 +194,8 @@ impl LocalApi {
             health: holder.as_ref().map(|holder| holder.health),
             weight: holder.as_ref().map_or(0, |holder| holder.health.weight()),
             lease_bytes_per_s: holder.as_ref().map_or(0, |holder| holder.lease_bytes_per_s),
-            holds: self.board.holdings().remove(domain).unwrap_or(0),
-            declined: self.sharer.as_ref().and_then(|sharer| sharer.declined().remove(domain)).unwrap_or(0),
+            holds: self.board.held_by(domain),
+            declined: self.declined_by(domain),
             redirects: holder.as_ref().map_or(0, |holder| holder.redirects),
             hosted_bytes: self.store.usage().by_origin.remove(domain).unwrap_or(0),
             blocked: holder.as_ref().map(|_| self.policy.blocked_at(domain)).unwrap_or_default(),

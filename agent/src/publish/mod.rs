@@ -3,14 +3,16 @@
 mod log;
 mod sets;
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, ObjectRecord, Sha256};
 use p2pcdn_core::replica_table::{MAX_HOLDERS, MAX_SET_HOLDERS};
 use p2pcdn_core::sync::{Have, HolderRow, ObjectRow, Op};
+use tokio::sync::Notify;
 
 use crate::replicate::holders::Copy;
 use log::ChangeLog;
@@ -20,15 +22,19 @@ pub struct Board {
     hash_key: HashKey,
     origin: String,
     inner: Mutex<Inner>,
+    touched: Notify,
 }
 
 #[derive(Default)]
 struct Inner {
-    objects: HashMap<String, Object>,
-    paths: HashMap<u64, String>,
+    objects: HashMap<Arc<str>, Object>,
+    paths: HashMap<u64, Arc<str>>,
     peers: Vec<Peer>,
+    numbers: HashMap<String, u16>,
     blocked_at_first: Destinations,
     log: ChangeLog,
+    /// Each path once, so never more than there are objects, and those that went since somebody looked.
+    touched: HashSet<Arc<str>>,
 }
 
 struct Object {
@@ -40,6 +46,10 @@ struct Object {
 struct Peer {
     domain: String,
     row: HolderRow,
+    /// Keys of what it holds.
+    held: BTreeSet<u64>,
+    /// The last of these that was drawn as a sample.
+    sampled: u64,
 }
 
 /// The part of an [`p2pcdn_core::sync::Update`] that concerns the table.
@@ -69,7 +79,8 @@ pub struct TableSize {
 impl Board {
     /// An empty table of the site `origin`. `session` tells this run from earlier ones and is not 0.
     pub fn new(origin: String, session: u64, hash_key: HashKey) -> Self {
-        Self { hash_key, origin, inner: Mutex::new(Inner { log: ChangeLog::new(session), ..Inner::default() }) }
+        let inner = Inner { log: ChangeLog::new(session), ..Inner::default() };
+        Self { hash_key, origin, inner: Mutex::new(inner), touched: Notify::new() }
     }
 
     /// Key of the hash over authority and path.
@@ -84,9 +95,17 @@ impl Board {
     pub fn put_object(&self, record: &ObjectRecord, class: Class, etag: Option<&str>, fresh_until_s: u32) {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let known = inner.objects.remove(&record.path).filter(|known| known.row.sha256 == record.sha256);
+        let key = self.key_of(&record.path);
+        let (path, known) = match inner.objects.remove_entry(&*record.path) {
+            Some((path, known)) if known.row.sha256 == record.sha256 => (path, Some(known)),
+            Some((path, former)) => {
+                inner.release(key, &former.holders);
+                (path, None)
+            }
+            None => (Arc::from(&*record.path), None),
+        };
         let row = ObjectRow {
-            key: self.key_of(&record.path),
+            key,
             sha256: record.sha256,
             size: record.size,
             class,
@@ -99,8 +118,9 @@ impl Board {
         };
         let object = Object { row, holders: known.map(|known| known.holders).unwrap_or_default() };
         inner.log.publish(object.row, &pick(&object));
-        inner.paths.insert(row.key, record.path.clone());
-        inner.objects.insert(record.path.clone(), object);
+        inner.paths.insert(key, path.clone());
+        inner.objects.insert(path.clone(), object);
+        self.touch(inner, path);
     }
 
     /// Whether the object is described at present.
@@ -111,10 +131,13 @@ impl Board {
     /// Takes an object out of the table, at once and whatever comes next.
     pub fn remove_object(&self, path: &str) {
         let mut inner = self.inner();
-        if inner.objects.remove(path).is_some() {
-            let key = self.key_of(path);
+        let inner = &mut *inner;
+        if let Some((path, former)) = inner.objects.remove_entry(path) {
+            let key = former.row.key;
             inner.paths.remove(&key);
+            inner.release(key, &former.holders);
             inner.log.remove(key);
+            self.touch(inner, path);
         }
     }
 
@@ -126,7 +149,34 @@ impl Board {
         let Some(object) = inner.objects.get_mut(path).filter(|object| object.row.sha256 == *sha256) else { return };
         let changed = if holds { object.holders.insert(peer) } else { object.holders.remove(&peer) };
         if changed {
+            let key = object.row.key;
             inner.log.publish(object.row, &pick(object));
+            if let Some(peer) = inner.peers.get_mut(usize::from(peer)) {
+                if holds {
+                    peer.held.insert(key)
+                } else {
+                    peer.held.remove(&key)
+                };
+            }
+            if let Some(path) = inner.paths.get(&key).cloned() {
+                self.touch(inner, path);
+            }
+        }
+    }
+
+    /// Paths that were described, taken out, or gained or lost a holder since this was last asked, in any order.
+    pub fn take_touched(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.inner().touched).into_iter().collect()
+    }
+
+    /// Returns once there is something for [`Self::take_touched`]; for one waiter.
+    pub async fn touched(&self) {
+        self.touched.notified().await;
+    }
+
+    fn touch(&self, inner: &mut Inner, path: Arc<str>) {
+        if inner.touched.insert(path) && inner.touched.len() == 1 {
+            self.touched.notify_one();
         }
     }
 
@@ -145,7 +195,11 @@ impl Board {
         match inner.peers.get_mut(at) {
             Some(peer) if peer.row == row => return true,
             Some(peer) => peer.row = row.clone(),
-            None => inner.peers.push(Peer { domain: domain.to_owned(), row: row.clone() }),
+            None => {
+                inner.numbers.insert(domain.to_owned(), at as u16);
+                let held = BTreeSet::new();
+                inner.peers.push(Peer { domain: domain.to_owned(), row: row.clone(), held, sampled: 0 });
+            }
         }
         inner.log.put_holder(row);
         true
@@ -179,10 +233,14 @@ impl Board {
     pub fn forget_holder(&self, domain: &str) {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let Some(peer) = inner.number(domain) else { return };
-        for object in inner.objects.values_mut() {
-            if object.holders.remove(&peer) {
+        let Some(number) = inner.number(domain) else { return };
+        let held = inner.peers.get_mut(usize::from(number)).map(|peer| std::mem::take(&mut peer.held));
+        for key in held.into_iter().flatten() {
+            let Some(path) = inner.paths.get(&key).cloned() else { continue };
+            if let Some(object) = inner.objects.get_mut(&path).filter(|object| object.holders.contains(&number)) {
+                object.holders.remove(&number);
                 inner.log.publish(object.row, &pick(object));
+                self.touch(inner, path);
             }
         }
     }
@@ -210,31 +268,40 @@ impl Board {
         inner.objects.get(path).map(|object| inner.domains(&object.holders)).unwrap_or_default()
     }
 
+    /// Path of the object that the filter knows by this number.
+    pub fn path_of(&self, key: u64) -> Option<Arc<str>> {
+        self.inner().paths.get(&key).cloned()
+    }
+
+    /// Whether anybody holds the object.
+    pub fn is_held(&self, path: &str) -> bool {
+        self.inner().objects.get(path).is_some_and(|object| !object.holders.is_empty())
+    }
+
     /// The present version of the object that the filter knows by this number, and the domains of its holders.
     pub fn by_key(&self, key: u64) -> Option<(Copy, Vec<String>)> {
         let inner = self.inner();
         let path = inner.paths.get(&key)?;
         let object = inner.objects.get(path)?;
-        Some((Copy { path: path.clone(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
+        Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
     }
 
-    /// Number of objects that each peer holds, by domain.
-    pub fn holdings(&self) -> HashMap<String, usize> {
+    /// Number of objects that a peer holds.
+    pub fn held_by(&self, domain: &str) -> usize {
         let inner = self.inner();
-        let mut counts = vec![0; inner.peers.len()];
-        for id in inner.objects.values().flat_map(|object| &object.holders) {
-            counts[usize::from(*id)] += 1;
-        }
-        inner.peers.iter().map(|peer| peer.domain.clone()).zip(counts).collect()
+        inner.number(domain).and_then(|at| inner.peers.get(usize::from(at))).map_or(0, |peer| peer.held.len())
     }
 
-    /// A copy that the peer should have, the `nth` of them modulo their number.
-    pub fn sample(&self, domain: &str, nth: usize) -> Option<Copy> {
-        let inner = self.inner();
-        let peer = inner.number(domain)?;
-        let held = || inner.objects.iter().filter(|(_, object)| object.holders.contains(&peer));
-        let (path, object) = held().nth(nth.checked_rem(held().count())?)?;
-        Some(Copy { path: path.clone(), sha256: object.row.sha256 })
+    /// A copy that the peer should have, each in its turn.
+    pub fn sample(&self, domain: &str) -> Option<Copy> {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let at = inner.number(domain)?;
+        let peer = inner.peers.get_mut(usize::from(at))?;
+        let next = peer.held.range((Bound::Excluded(peer.sampled), Bound::Unbounded)).next();
+        peer.sampled = *next.or_else(|| peer.held.first())?;
+        let path = inner.paths.get(&peer.sampled)?;
+        Some(Copy { path: path.to_string(), sha256: inner.objects.get(path)?.row.sha256 })
     }
 
     /// What a VM with that state of the table has to be told; bounded, so several answers may be needed.
@@ -260,7 +327,16 @@ impl Board {
 
 impl Inner {
     fn number(&self, domain: &str) -> Option<u16> {
-        self.peers.iter().position(|peer| peer.domain == domain).map(|at| at as u16)
+        self.numbers.get(domain).copied()
+    }
+
+    /// An object is held no more.
+    fn release(&mut self, key: u64, holders: &BTreeSet<u16>) {
+        for id in holders {
+            if let Some(peer) = self.peers.get_mut(usize::from(*id)) {
+                peer.held.remove(&key);
+            }
+        }
     }
 
     fn domains(&self, holders: &BTreeSet<u16>) -> Vec<String> {

@@ -45,6 +45,18 @@ pub struct OfferAnswer {
     pub verdicts: Vec<Verdict>,
     /// What the host will serve for this origin.
     pub lease: LeaseGrant,
+    /// What the host has room for; none from a release that does not say.
+    #[serde(default)]
+    pub room: Option<Room>,
+}
+
+/// A host's room for the objects of one origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Bytes that are taken.
+    pub used_bytes: u64,
+    /// Bytes that can still be taken.
+    pub free_bytes: u64,
 }
 
 /// What becomes of one offered object.
@@ -66,7 +78,7 @@ pub enum Verdict {
 }
 
 /// Why a host does not take an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Decline {
     /// The record is malformed, not signed by the peer that offers it, or about somebody else's object.
@@ -115,6 +127,29 @@ pub enum Decline {
     #[serde(other)]
     #[error("a reason that this release does not know")]
     Other,
+}
+
+impl Decline {
+    /// The reason's name in messages, status and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRecord => "bad_record",
+            Self::Expired => "expired",
+            Self::Outdated => "outdated",
+            Self::TooLarge => "too_large",
+            Self::Class => "class",
+            Self::Quota => "quota",
+            Self::OriginQuota => "origin_quota",
+            Self::Busy => "busy",
+            Self::Store => "store",
+            Self::TooSmall => "too_small",
+            Self::Denied => "denied",
+            Self::Reciprocity => "reciprocity",
+            Self::Reputation => "reputation",
+            Self::Leaving => "leaving",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// The bandwidth that a host grants an origin.

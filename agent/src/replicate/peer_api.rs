@@ -96,7 +96,8 @@ impl PeerApi {
             verdicts.push(self.puller.consider(peer, offered).await);
         }
         let lease = LeaseGrant { bytes_per_s: self.lease_bytes_per_s, valid_s: LEASE_VALID_S };
-        Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease }))
+        let room = Some(self.puller.room_for(&peer.record.domain));
+        Ok(json(StatusCode::OK, &OfferAnswer { verdicts, lease, room }))
     }
 
     async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {

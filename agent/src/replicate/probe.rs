@@ -1,7 +1,6 @@
 //! Asks hosts, as a client would, for something that they hold: whoever does not answer gets no more redirects.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -24,8 +23,6 @@ pub struct Prober {
     pub board: Arc<Board>,
     /// The way out.
     pub connector: Arc<Connector>,
-    /// Chooses another object every time.
-    pub turn: AtomicUsize,
 }
 
 /// How often it is looked up who is due.
@@ -61,7 +58,7 @@ impl Prober {
 
     async fn probe(&self, due: Due) {
         let Due { domain, replica_name, suspect } = due;
-        let any = || self.board.sample(&domain, self.turn.fetch_add(1, Ordering::Relaxed));
+        let any = || self.board.sample(&domain);
         // Who holds nothing gets no redirects either.
         let Some(Copy { path, sha256 }) = suspect.or_else(any) else { return };
         let url = format!("{REPLICA_PREFIX}{}/{sha256}{path}", self.origin);

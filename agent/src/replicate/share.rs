@@ -1,27 +1,47 @@
-//! The origin's side: offers every peer what it lacks, and keeps the leases alive.
+//! The origin's side: offers hosts what the plan finds lacking, takes back what it finds too much, and keeps the leases alive.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use p2pcdn_core::object::Sha256;
+use p2pcdn_core::decide::ONE_PPM;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::holders::Holders;
+use super::holders::{Health, Holders};
 use super::messages::{
-    Acknowledgement, MAX_BATCH, MAX_MESSAGE_BYTES, MAX_SOURCES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict,
-    Withdrawal,
+    Acknowledgement, Decline, MAX_MESSAGE_BYTES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict, Withdrawal,
 };
+use super::plan::{Drawn, Periods, Plan, Version, Whereabouts};
 use super::withdraw::send_withdrawals;
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError, Signed};
+use crate::load::LoadMeter;
 use crate::publish::Board;
+use crate::settings::Share;
+use crate::telemetry::Metrics;
 
 /// Offers this site's objects to its peers.
 pub struct Sharer {
     /// What there is to offer.
+    pub catalogue: Arc<Catalogue>,
+    membership: Arc<Membership>,
+    client: Arc<PeerClient>,
+    board: Arc<Board>,
+    holders: Arc<Holders>,
+    load: Arc<Mutex<LoadMeter>>,
+    metrics: Arc<Metrics>,
+    time_scale: f64,
+    plan: Mutex<Plan>,
+    talks: Mutex<HashMap<String, Talk>>,
+    lacks_replicas: AtomicBool,
+}
+
+/// What a sharer works with.
+pub struct Parts {
+    /// What there is to offer, and how much it is asked for.
     pub catalogue: Arc<Catalogue>,
     /// Whom to offer it to.
     pub membership: Arc<Membership>,
@@ -31,75 +51,129 @@ pub struct Sharer {
     pub board: Arc<Board>,
     /// Leases and health.
     pub holders: Arc<Holders>,
-    /// Factor on every period.
-    pub time_scale: f64,
-    /// What each peer was told and may be asked again only later.
-    pub talks: Mutex<HashMap<String, Talk>>,
+    /// How far the site is beyond its target.
+    pub load: Arc<Mutex<LoadMeter>>,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The talk with one peer.
 #[derive(Debug, Default)]
-pub struct Talk {
+struct Talk {
     running: bool,
     begun_ms: u64,
     next_ms: u64,
     failures: u32,
-    answered: HashMap<String, Answered>,
-    declined: u64,
-}
-
-/// What a peer has answered to the offer of one path.
-#[derive(Debug)]
-struct Answered {
-    sequence: u64,
-    sha256: Sha256,
-    again_ms: u64,
-    gone_since_ms: Option<u64>,
+    failing_since_ms: Option<u64>,
 }
 
 /// Leases are renewed this often.
 const RENEW_MS: u64 = 10_000;
 /// A host that answers without having granted a lease is asked for one this often.
 const RETRY_IDLE_MS: u64 = 1_000;
-/// What a host has accepted and not acknowledged by then is offered again.
-const ACCEPTED_AGAIN_MS: u64 = 30_000;
-/// What a host has declined is offered again after this time.
-const DECLINED_AGAIN_MS: u64 = 300_000;
-/// A file that is away for so long is taken for deleted.
-const GONE_MS: u64 = 5_000;
 /// Longest pause after failures.
 const MAX_PAUSE_MS: u64 = 30_000;
+/// The copies of a host that has not been reached for so long are made elsewhere.
+const DEAD_MS: u64 = 60_000;
+/// How much is asked for, and how loaded the site is, is looked at this often.
+const WEIGH_MS: u64 = 1_000;
 /// Talks at the same time.
 const MAX_TALKS: usize = 8;
-/// Files that change in one go are offered together.
-const GATHER: Duration = Duration::from_millis(100);
+/// What changes in one go is offered together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Periods before scaling; see [`Periods`].
+const PERIODS: Periods = Periods {
+    accepted: 30_000,
+    declined: 300_000,
+    busy: 2_000,
+    gone: 5_000,
+    former: 60_000,
+    // Workers hear within a tick, whose length has nothing to do with the scale.
+    withdraw: 1_000,
+    churn: 60_000,
+    keep: 0,
+};
 
 impl Sharer {
+    /// A sharer that has offered nothing yet.
+    pub fn new(parts: Parts, share: &Share, time_scale: f64) -> Self {
+        let scaled = |ms: u64| (ms as f64 * time_scale) as u64;
+        let periods = Periods {
+            accepted: scaled(PERIODS.accepted),
+            declined: scaled(PERIODS.declined),
+            busy: scaled(PERIODS.busy),
+            gone: scaled(PERIODS.gone),
+            former: scaled(PERIODS.former),
+            withdraw: PERIODS.withdraw,
+            churn: scaled(PERIODS.churn),
+            keep: scaled(share.keep.as_millis() as u64),
+        };
+        let half_life_ms = parts.catalogue.demand().half_life_ms();
+        let Parts { catalogue, membership, client, board, holders, load, metrics } = parts;
+        Self {
+            catalogue,
+            membership,
+            client,
+            board,
+            holders,
+            load,
+            metrics,
+            time_scale,
+            plan: Mutex::new(Plan::new(share.policy, share.replicas, periods, half_life_ms)),
+            talks: Mutex::default(),
+            lacks_replicas: AtomicBool::new(false),
+        }
+    }
+
     /// Talks to every peer that has something to hear until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let mut changed = self.catalogue.changed();
         let mut talks = JoinSet::new();
+        let mut weighed_ms = 0;
         loop {
-            self.forget_strangers();
-            for peer in self.due(monotonic_ms(), MAX_TALKS - talks.len()) {
+            let now_ms = monotonic_ms();
+            self.meet_peers(now_ms);
+            self.absorb_changes(now_ms);
+            if now_ms.saturating_sub(weighed_ms) >= self.scaled(WEIGH_MS).max(100) {
+                weighed_ms = now_ms;
+                self.weigh(now_ms);
+            }
+            let is_settled = self.plan().tick(now_ms);
+            self.drop_copies();
+            for peer in self.due(now_ms, MAX_TALKS - talks.len()) {
                 let sharer = self.clone();
                 talks.spawn(async move { sharer.talk(&peer).await });
             }
+            if !is_settled {
+                // Others want the plan, too.
+                tokio::task::yield_now().await;
+                if cancel.is_cancelled() {
+                    return;
+                }
+                continue;
+            }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Ok(()) = changed.changed() => {
-                    tokio::time::sleep(GATHER).await;
-                    self.hurry();
-                }
+                () = self.board.touched() => tokio::time::sleep(GATHER).await,
                 Some(_) = talks.join_next() => {}
                 () = tokio::time::sleep(Duration::from_millis(self.scaled(500).max(20))) => {}
             }
         }
     }
 
-    /// Objects that peers have declined so far, by peer.
-    pub fn declined(&self) -> HashMap<String, u64> {
-        self.talks().iter().map(|(domain, talk)| (domain.clone(), talk.declined)).collect()
+    /// Objects that a peer has declined so far, by reason.
+    pub fn declined(&self, domain: &str) -> BTreeMap<Decline, u64> {
+        self.plan().declined(domain)
+    }
+
+    /// Copies that an object should have by now.
+    pub fn wanted(&self, path: &str) -> usize {
+        self.plan().wanted(path)
+    }
+
+    /// Whether objects that are asked for much have fewer copies than they should have, and hosts that could take them.
+    pub fn lacks_replicas(&self) -> bool {
+        self.lacks_replicas.load(Ordering::Relaxed)
     }
 
     fn due(&self, now_ms: u64, room: usize) -> Vec<Arc<Peer>> {
@@ -107,12 +181,15 @@ impl Sharer {
         // A host that answers again but whose grant ran out meanwhile need not wait for its turn.
         let is_idle =
             |domain: &str| holders.get(domain).is_some_and(|h| h.health.weight() > 0 && h.lease_bytes_per_s == 0);
+        let plan = self.plan();
         let mut talks = self.talks();
         let mut due = Vec::new();
         for peer in self.membership.peers() {
             let domain = &peer.record.domain;
             let talk = talks.entry(domain.clone()).or_default();
-            let is_due = talk.next_ms <= now_ms || (is_idle(domain) && talk.begun_ms + RETRY_IDLE_MS <= now_ms);
+            let is_due = talk.next_ms <= now_ms
+                || (is_idle(domain) && talk.begun_ms + RETRY_IDLE_MS <= now_ms)
+                || (talk.failures == 0 && plan.has_work(domain, now_ms));
             if !talk.running && is_due && due.len() < room {
                 talk.running = true;
                 talk.begun_ms = now_ms;
@@ -122,171 +199,191 @@ impl Sharer {
         due
     }
 
-    fn hurry(&self) {
-        for talk in self.talks().values_mut().filter(|talk| talk.failures == 0) {
-            talk.next_ms = 0;
+    fn meet_peers(&self, now_ms: u64) {
+        let peers = self.membership.peers();
+        let holders = self.holders.list();
+        let is_peer = |domain: &str| peers.iter().any(|peer| peer.record.domain == *domain);
+        for domain in holders.keys().filter(|domain| !is_peer(domain)) {
+            self.holders.removed(domain);
+        }
+        let mut plan = self.plan();
+        plan.set_peers(peers.iter().map(|peer| &*peer.record.domain));
+        let mut talks = self.talks();
+        talks.retain(|domain, _| is_peer(domain));
+        for (domain, holder) in holders.iter().filter(|(domain, _)| is_peer(domain)) {
+            let failing_since_ms = talks.get(domain).and_then(|talk| talk.failing_since_ms);
+            let is_dead = failing_since_ms.is_some_and(|at| now_ms.saturating_sub(at) >= self.scaled(DEAD_MS));
+            let lends = if holder.health == Health::Down { 0 } else { holder.lease_bytes_per_s };
+            plan.set_host(domain, !is_dead, lends);
         }
     }
 
-    fn forget_strangers(&self) {
-        let peers: HashSet<String> = self.membership.peers().iter().map(|peer| peer.record.domain.clone()).collect();
-        self.talks().retain(|domain, _| peers.contains(domain));
-        for domain in self.holders.list().into_keys().filter(|domain| !peers.contains(domain)) {
-            self.holders.removed(&domain);
+    fn absorb_changes(&self, now_ms: u64) {
+        for path in self.board.take_touched() {
+            let whereabouts = match self.catalogue.find(&path) {
+                Some(object) if self.board.has_object(&path) => Whereabouts::Present(version_of(&object)),
+                Some(_) => Whereabouts::Questioned,
+                None => Whereabouts::Away,
+            };
+            let holders = self.board.holders_of(&path);
+            self.plan().sync(&path, whereabouts, &holders, now_ms);
+        }
+    }
+
+    fn weigh(&self, now_ms: u64) {
+        let steering = self.load.lock().unwrap_or_else(PoisonError::into_inner).steering(now_ms);
+        let leaving = f64::from(steering.fraction_ppm) / f64::from(ONE_PPM);
+        let demand = self.catalogue.demand();
+        let mut plan = self.plan();
+        plan.weigh(leaving, demand.iter(), now_ms);
+        self.lacks_replicas.store(plan.lacks_replicas(), Ordering::Relaxed);
+    }
+
+    fn drop_copies(&self) {
+        for dropped in self.plan().take_dropped() {
+            self.board.set_holder(&dropped.path, &dropped.sha256, &dropped.host, false);
         }
     }
 
     async fn talk(&self, peer: &Peer) {
         let domain = &peer.record.domain;
-        let result = self.offer_all(peer).await;
+        let result = self.tell(peer).await;
+        let now_ms = monotonic_ms();
         let mut talks = self.talks();
         let Some(talk) = talks.get_mut(domain) else { return };
         talk.running = false;
         let pause = match result {
             Ok(()) => {
-                talk.failures = 0;
+                (talk.failures, talk.failing_since_ms) = (0, None);
                 RENEW_MS
             }
             Err(error) => {
                 tracing::debug!(peer = %domain, %error, "offering");
                 talk.failures = talk.failures.saturating_add(1);
+                talk.failing_since_ms.get_or_insert(now_ms);
                 (500 << talk.failures.min(6)).min(MAX_PAUSE_MS)
             }
         };
-        talk.next_ms = monotonic_ms() + self.scaled(pause);
+        talk.next_ms = now_ms + self.scaled(pause);
     }
 
-    async fn offer_all(&self, peer: &Peer) -> Result<(), PeerClientError> {
+    async fn tell(&self, peer: &Peer) -> Result<(), PeerClientError> {
         let domain = &peer.record.domain;
-        for batch in self.gone(domain).chunks(MAX_BATCH) {
-            send_withdrawals(&self.client, peer, batch.to_vec()).await?;
-            self.forget(domain, batch);
-        }
+        self.send_leaving(peer).await?;
         // The table has to know the host before its first acknowledgement can arrive.
         let mut is_known = self.holders.list().contains_key(domain);
+        let mut has_asked = false;
         // A peer that was removed meanwhile has no talk any more.
         while self.talks().contains_key(domain) {
-            let batch = if is_known { self.batch_for(domain) } else { Vec::new() };
-            let offer = Offer { records: batch.iter().map(|object| self.offered(object)).collect() };
-            let answer: OfferAnswer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES).await?;
-            self.holders.granted(&peer.record, answer.lease, monotonic_ms());
-            if answer.verdicts.len() != batch.len() {
-                tracing::warn!(peer = %peer.record.domain, "malformed answer to an offer");
+            let batch = if is_known { self.draw(domain) } else { Vec::new() };
+            if is_known && batch.is_empty() && has_asked {
                 return Ok(());
             }
-            for (object, verdict) in batch.iter().zip(answer.verdicts) {
-                self.note(peer, object, verdict);
-            }
-            if is_known && batch.is_empty() {
+            let offer = Offer { records: batch.iter().map(|(drawn, object)| offered(drawn, object)).collect() };
+            let answer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES).await;
+            let answer = answer.inspect_err(|_| self.not_offered(domain, &batch));
+            let OfferAnswer { verdicts, lease, room } = answer?;
+            let now_ms = monotonic_ms();
+            self.holders.granted(&peer.record, lease, now_ms);
+            self.plan().set_room(domain, room, now_ms);
+            if verdicts.len() != batch.len() {
+                tracing::warn!(peer = %domain, "malformed answer to an offer");
+                self.not_offered(domain, &batch);
                 return Ok(());
             }
-            is_known = true;
+            for ((drawn, object), verdict) in batch.iter().zip(verdicts) {
+                self.note(peer, drawn, object, verdict);
+            }
+            (is_known, has_asked) = (true, is_known);
         }
         Ok(())
     }
 
-    fn offered(&self, object: &OwnObject) -> Offered {
-        let mut sources = self.board.holders_of(&object.record.path);
-        sources.truncate(MAX_SOURCES);
-        Offered { record: object.signed.clone(), sources }
-    }
-
-    /// Copies that were asked for and have been of no use for a while: a file that is only being rewritten is soon back.
-    fn gone(&self, domain: &str) -> Vec<Withdrawal> {
-        let now_ms = monotonic_ms();
-        let mut talks = self.talks();
-        let Some(talk) = talks.get_mut(domain) else { return Vec::new() };
+    async fn send_leaving(&self, peer: &Peer) -> Result<(), PeerClientError> {
         let origin = &self.catalogue.site().domain;
-        let mut gone = Vec::new();
-        for (path, answered) in &mut talk.answered {
-            if self.catalogue.find(path).is_some() {
-                answered.gone_since_ms = None;
-            } else if now_ms.saturating_sub(*answered.gone_since_ms.get_or_insert(now_ms)) >= self.scaled(GONE_MS) {
-                gone.push(Withdrawal { origin: origin.clone(), path: path.clone(), sha256: answered.sha256 });
+        loop {
+            let leaving = self.plan().leaving(&peer.record.domain, monotonic_ms());
+            if leaving.is_empty() {
+                return Ok(());
             }
+            let withdrawal = |(path, sha256): &(Arc<str>, _)| Withdrawal {
+                origin: origin.clone(),
+                path: path.to_string(),
+                sha256: *sha256,
+            };
+            send_withdrawals(&self.client, peer, leaving.iter().map(withdrawal).collect()).await?;
+            self.plan().withdrawn(&peer.record.domain, leaving.len());
         }
-        gone
     }
 
-    fn forget(&self, domain: &str, withdrawals: &[Withdrawal]) {
-        if let Some(talk) = self.talks().get_mut(domain) {
-            talk.answered.retain(|path, _| !withdrawals.iter().any(|withdrawal| withdrawal.path == *path));
-        }
-    }
-
-    /// What the peer neither holds nor was asked about lately.
-    fn batch_for(&self, domain: &str) -> Vec<Arc<OwnObject>> {
+    /// What the host is to be offered now, as it is at present.
+    fn draw(&self, domain: &str) -> Vec<(Drawn, Arc<OwnObject>)> {
         let now_ms = monotonic_ms();
-        let talks = self.talks();
-        let answered = talks.get(domain).map(|talk| &talk.answered);
+        let drawn = self.plan().draw(domain, now_ms);
         let mut bytes = 0;
-        let wanted = |object: &Arc<OwnObject>| {
-            let record = &object.record;
-            let asked = answered.and_then(|answered| answered.get(&record.path));
-            // A renewed record of the same bytes has to reach the host before its old one expires.
-            let is_renewed = asked.is_some_and(|asked| asked.sequence != record.sequence);
-            let is_due = asked.is_none_or(|asked| asked.again_ms <= now_ms);
-            is_renewed || (is_due && !self.board.holds(&record.path, &record.sha256, domain))
-        };
-        let fits = |object: &Arc<OwnObject>| {
-            let first = bytes == 0;
-            bytes += object.signed.payload.len();
-            first || bytes <= MAX_MESSAGE_BYTES / 2
-        };
-        self.catalogue.list().into_iter().filter(wanted).take_while(fits).take(MAX_BATCH).collect()
+        let mut batch = Vec::with_capacity(drawn.len());
+        for drawn in drawn {
+            // What has changed since is drawn again once the plan has heard of it.
+            let present = self.catalogue.find(&drawn.path).filter(|object| object.record.sha256 == drawn.sha256);
+            bytes += present.as_ref().map_or(0, |object| object.signed.payload.len());
+            match present {
+                Some(object) if batch.is_empty() || bytes <= MAX_MESSAGE_BYTES / 2 => batch.push((drawn, object)),
+                _ => self.plan().not_offered(domain, &drawn.path, now_ms),
+            }
+        }
+        batch
     }
 
-    fn note(&self, peer: &Peer, object: &OwnObject, verdict: Verdict) {
-        let record = &object.record;
-        let declined = matches!(verdict, Verdict::Declined { .. });
-        let pause = match verdict {
-            Verdict::Held { acknowledgement } => {
-                if self.acknowledged(peer, &acknowledgement) {
-                    ACCEPTED_AGAIN_MS
-                } else {
-                    tracing::warn!(peer = %peer.record.domain, path = %record.path, "malformed acknowledgement");
-                    DECLINED_AGAIN_MS
-                }
+    fn not_offered(&self, domain: &str, batch: &[(Drawn, Arc<OwnObject>)]) {
+        let (mut plan, now_ms) = (self.plan(), monotonic_ms());
+        batch.iter().for_each(|(drawn, _)| plan.not_offered(domain, &drawn.path, now_ms));
+    }
+
+    fn note(&self, peer: &Peer, drawn: &Drawn, object: &OwnObject, verdict: Verdict) {
+        let (domain, path) = (&peer.record.domain, &drawn.path);
+        let reason = match verdict {
+            Verdict::Held { acknowledgement } if self.acknowledged(peer, &acknowledgement) => return,
+            Verdict::Held { .. } => {
+                // The object may have changed while it was offered.
+                tracing::info!(peer = %domain, path = %object.record.path, "acknowledgement of something else");
+                Decline::Other
             }
-            Verdict::Accepted => ACCEPTED_AGAIN_MS,
+            Verdict::Accepted => return self.plan().accepted(domain, path, monotonic_ms()),
             Verdict::Declined { reason } => {
-                tracing::info!(peer = %peer.record.domain, path = %record.path, %reason, "declined");
-                DECLINED_AGAIN_MS
+                tracing::debug!(peer = %domain, %path, %reason, "declined");
+                reason
             }
         };
-        let mut talks = self.talks();
-        if let Some(talk) = talks.get_mut(&peer.record.domain) {
-            talk.declined += u64::from(declined);
-            let again_ms = monotonic_ms() + self.scaled(pause);
-            let answered = Answered { sequence: record.sequence, sha256: record.sha256, again_ms, gone_since_ms: None };
-            talk.answered.insert(record.path.clone(), answered);
-        }
+        self.metrics.declined(domain, reason);
+        self.plan().refused(domain, path, reason, monotonic_ms());
     }
 
     /// Takes a host's signed word for a copy; `false` if it is not about a present object of ours, or not that host's.
     pub fn acknowledged(&self, host: &Peer, signed: &Signed) -> bool {
         let Ok(acknowledgement) = signed.open::<Acknowledgement>() else { return false };
-        let object = self.catalogue.find(&acknowledgement.path);
+        let Acknowledgement { path, sha256, .. } = &acknowledgement;
+        let object = self.catalogue.find(path);
         let matches = |object: &Arc<OwnObject>| {
-            object.record.sha256 == acknowledgement.sha256 && object.signed.digest() == acknowledgement.record
+            object.record.sha256 == *sha256 && object.signed.digest() == acknowledgement.record
         };
+        let domain = &host.record.domain;
         let valid = signed.key == host.key()
-            && acknowledgement.host == host.record.domain
+            && acknowledgement.host == *domain
             && acknowledgement.origin == self.catalogue.site().domain
             && object.as_ref().is_some_and(matches);
         if valid {
-            self.board.set_holder(&acknowledgement.path, &acknowledgement.sha256, &host.record.domain, true);
+            self.board.set_holder(path, sha256, domain, true);
+            self.plan().acknowledged(domain, path, *sha256, acknowledgement.sequence, monotonic_ms());
         }
         valid
     }
 
     /// A host gives a copy up: no more redirects for it.
     pub fn withdrawn(&self, host: &Peer, withdrawal: &Withdrawal) -> bool {
-        let held = self.board.holds(&withdrawal.path, &withdrawal.sha256, &host.record.domain);
-        self.board.set_holder(&withdrawal.path, &withdrawal.sha256, &host.record.domain, false);
-        if let Some(talk) = self.talks().get_mut(&host.record.domain) {
-            talk.answered.remove(&withdrawal.path);
-        }
+        let (domain, path) = (&host.record.domain, &withdrawal.path);
+        let held = self.board.holds(path, &withdrawal.sha256, domain);
+        self.board.set_holder(path, &withdrawal.sha256, domain, false);
+        self.plan().given_up(domain, path, withdrawal.sha256, monotonic_ms());
         held
     }
 
@@ -294,7 +391,20 @@ impl Sharer {
         (ms as f64 * self.time_scale) as u64
     }
 
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn talks(&self) -> MutexGuard<'_, HashMap<String, Talk>> {
         self.talks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn offered(drawn: &Drawn, object: &OwnObject) -> Offered {
+    Offered { record: object.signed.clone(), sources: drawn.sources.clone() }
+}
+
+fn version_of(object: &OwnObject) -> Version {
+    let record = &object.record;
+    Version { sha256: record.sha256, sequence: record.sequence, size: record.size }
 }

@@ -11,8 +11,10 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
+use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 
 use crate::policy::Policies;
+use crate::replicate::rank::Policy;
 use crate::store::Place;
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
@@ -184,6 +186,12 @@ pub struct Share {
     pub cache_bytes: u64,
     /// Bytes per second that learning objects may take.
     pub learn_bytes_per_s: u64,
+    /// Copies that every object should have, asked for or not; fewer if there are fewer hosts.
+    pub replicas: usize,
+    /// How long further copies stay once nobody needs them; half of them go each time.
+    pub keep: Duration,
+    /// By what objects are ranked: which is offered first, and which goes from a host without room for all.
+    pub policy: Policy,
 }
 
 /// Where the proxy's counters are read.
@@ -293,6 +301,9 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             code_paths: keys.each("share.code_paths", &[], path_prefix),
             cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
             learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
+            replicas: keys.checked("share.replicas", Some("2"), replicas),
+            keep: keys.checked("share.keep", Some("10m"), duration),
+            policy: keys.checked("share.policy", Some("gdsf"), ranking),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
@@ -404,6 +415,23 @@ fn leaf_class(text: &str) -> Result<Class, String> {
 fn path_prefix(text: &str) -> Result<String, String> {
     let prefix = canonical_path(text.as_bytes()).map_err(|error| format!("\"{text}\": {error}"))?;
     Ok(prefix.to_owned())
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(copies) if (1..=MAX_SET_HOLDERS).contains(&copies) => Ok(copies),
+        _ => {
+            Err(format!("must be a number from 1 to {MAX_SET_HOLDERS}, which is as many as redirects are spread over"))
+        }
+    }
+}
+
+fn ranking(text: &str) -> Result<Policy, String> {
+    match text {
+        "lru" => Ok(Policy::Lru),
+        "gdsf" => Ok(Policy::Gdsf),
+        _ => Err("must be \"lru\" or \"gdsf\"".into()),
+    }
 }
 
 fn csp(text: &str) -> Result<Csp, String> {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::admit::admit;
 use super::bandwidth::FairBandwidth;
 use super::batch::MAX_SMALL_BYTES;
-use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Verdict};
+use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use crate::clock::now_s;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
 use crate::settings::Host;
@@ -108,6 +108,15 @@ impl Puller {
         self.admit(origin, offered).await.unwrap_or_else(|reason| Verdict::Declined { reason })
     }
 
+    /// What there is room for by this host's quotas.
+    pub fn room_for(&self, origin: &str) -> Room {
+        let usage = self.store.usage();
+        let used_bytes = usage.by_origin.get(origin).copied().unwrap_or(0);
+        let in_total = self.host.quota_bytes.saturating_sub(usage.total_bytes);
+        let for_origin = self.host.quota_per_origin_bytes.saturating_sub(used_bytes);
+        Room { used_bytes, free_bytes: in_total.min(for_origin) }
+    }
+
     async fn admit(&self, origin: &Arc<Peer>, offered: Offered) -> Result<Verdict, Decline> {
         let Offered { record: signed, sources } = offered;
         // What costs nothing comes first.
@@ -138,6 +147,9 @@ impl Puller {
                 let acknowledgement = self.acknowledge(&record, &signed).map_err(|_| Decline::Store)?;
                 return Ok(Verdict::Held { acknowledgement });
             }
+        }
+        if self.store.declines() {
+            return Err(Decline::Store);
         }
         if let Some(verdict) = self.make_way(&record, &signed)? {
             return Ok(verdict);

@@ -33,7 +33,7 @@ use crate::replicate::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, OBJECTS_PATH, Offered, Verdict,
 };
 use crate::settings::Host;
-use crate::store::ReplicaStore;
+use crate::store::{BucketAccess, Location, Place, ReplicaStore};
 use crate::telemetry::Metrics;
 
 /// Longest wait for what has to happen.
@@ -265,7 +265,14 @@ impl HostLab {
             membership.introduce(&check(sign(&source.key, &record).unwrap(), now_s()).unwrap(), now_s()).unwrap();
         }
         let membership = Arc::new(membership);
-        let store = Arc::new(ReplicaStore::open(&directory.path().join("replicas")).await.unwrap());
+        let tls = testing::Authority::new().trusting();
+        let location = Location {
+            directory: directory.path().join("replicas"),
+            place: Place::State,
+            access: BucketAccess { endpoint: String::new(), region: String::new(), tls },
+            max_unfinished_bytes: 64 << 20,
+        };
+        let store = Arc::new(ReplicaStore::open(location).await.unwrap());
         let connector = Arc::new(Connector::new(true, testing::Authority::new().trusting()));
         let client = Arc::new(PeerClient::new(connector, NodeCertificate::new(&key).unwrap()));
         let metrics = Arc::<Metrics>::default();
