@@ -15,6 +15,7 @@ mod command_line;
 mod damaged_replica;
 mod doctor;
 mod documents;
+mod earlier_holders;
 mod filter_crash;
 mod filter_settings;
 mod freshness;
