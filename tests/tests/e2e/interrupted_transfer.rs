@@ -1,14 +1,15 @@
-//! A host that dies in the middle of a transfer is left with nothing half.
+//! Both ends of a transfer die in the middle: nothing half is served, and nothing is sent twice.
 
 use std::path::{Path, PathBuf};
 
 use http::HeaderMap;
 use p2pcdn_tests::content::noise;
-use p2pcdn_tests::{Signal, Site, invite_each_other, poll};
+use p2pcdn_tests::{Site, invite_each_other, poll};
 
-use crate::support::{PATIENCE, body_digest, get, lab, placed, replica_url};
+use crate::support::{PATIENCE, body_digest, get, lab, metric, placed, replica_url};
 
 const PATH: &str = "/large.zip";
+const BYTES: u64 = 12 << 20;
 
 /// Files on their way in, with their sizes.
 fn staged(host: &Site) -> Vec<(PathBuf, u64)> {
@@ -21,9 +22,9 @@ fn files(directory: &Path) -> Vec<(PathBuf, u64)> {
 }
 
 #[tokio::test]
-async fn a_transfer_that_a_crash_cut_off_leaves_nothing_half_and_is_done_again() {
+async fn a_transfer_that_crashes_at_both_ends_goes_on_where_it_was() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    sites[0].content.put(PATH, &noise(1, 12 << 20)).unwrap();
+    sites[0].content.put(PATH, &noise(1, BYTES as usize)).unwrap();
     sites[1].set("host.pull_bandwidth", "1MB");
     invite_each_other(&mut sites);
     let [alpha, beta] = &mut sites;
@@ -36,10 +37,11 @@ async fn a_transfer_that_a_crash_cut_off_leaves_nothing_half_and_is_done_again()
     .await
     .unwrap();
     beta.agent.kill();
-    assert!(!staged(beta).is_empty(), "nothing was left to go on with");
+    alpha.agent.kill();
+    let there: u64 = staged(beta).iter().map(|(_, size)| size).sum();
+    assert!((1 << 20..BYTES).contains(&there), "{there} bytes are there");
 
-    // The origin is silent, so that the host is seen as the crash left it.
-    alpha.agent.signal(Signal::STOP).unwrap();
+    // The host is seen as the crash left it before the origin is back.
     beta.set("host.pull_bandwidth", "100MB");
     beta.start_agent().unwrap();
     beta.ready().await.unwrap();
@@ -47,9 +49,16 @@ async fn a_transfer_that_a_crash_cut_off_leaves_nothing_half_and_is_done_again()
     let url = replica_url(beta, alpha, sha256, PATH);
     assert_eq!(get(&lab.client, &url, &HeaderMap::new()).await.status(), 302);
 
-    alpha.agent.signal(Signal::CONT).unwrap();
+    alpha.start_agent().unwrap();
     placed(alpha, beta).await;
     let whole = get(&lab.client, &url, &HeaderMap::new()).await;
     assert_eq!((whole.status().as_u16(), body_digest(&whole)), (200, sha256));
     assert_eq!(staged(beta), []);
+    // Both have counted from zero since they are back.
+    let sent = metric(alpha, "p2pcdn_uploaded_bytes_total").await;
+    let received = metric(beta, "p2pcdn_pulled_bytes_total").await;
+    assert!(
+        sent <= BYTES - there + (1 << 18) && received <= sent,
+        "{there} were there, then {sent} sent, {received} received"
+    );
 }

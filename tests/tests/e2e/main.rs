@@ -18,6 +18,7 @@ mod convergence;
 mod damaged_replica;
 mod doctor;
 mod documents;
+mod earlier_holders;
 mod filter_crash;
 mod filter_settings;
 mod freshness;

@@ -98,6 +98,17 @@ pub(crate) async fn peer(site: &Site, other: &Site) -> Result<Value, String> {
     found.cloned().ok_or_else(|| format!("{} is unknown", other.domain))
 }
 
+/// The sum of one of the agent's metrics over all its labels; 0 if there is none yet.
+pub(crate) async fn metric(site: &Site, name: &str) -> u64 {
+    let answer = site.local("/metrics").await.unwrap();
+    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    let value = |line: &str| {
+        let (metric, value) = line.rsplit_once(' ')?;
+        (metric.split('{').next() == Some(name)).then(|| value.parse::<u64>().unwrap())
+    };
+    text.lines().filter_map(value).sum()
+}
+
 /// Background load on all objects of the site.
 pub(crate) fn load(lab: &Lab, site: &Site) -> Generator {
     let generator = Generator::new(lab.client.clone(), site.domain.clone(), site.content.clone());

@@ -210,7 +210,7 @@ async fn a_storm_of_offers_from_one_peer_leaves_others_alone() {
     let records: Vec<_> = (0..40).map(|n| stormy.object(&format!("/{n}.png"), &noise(300 + n, CHUNK + 1), n)).collect();
     let storm = async {
         let (mut accepted, mut busy) = (0, 0);
-        for n in 0..10_000 {
+        for n in 0..5_000 {
             match host.offer(&stormy, &records[n % records.len()], &[]).await {
                 Verdict::Accepted => accepted += 1,
                 Verdict::Declined { reason: Decline::Busy } => busy += 1,
@@ -226,7 +226,8 @@ async fn a_storm_of_offers_from_one_peer_leaves_others_alone() {
         begun.elapsed()
     };
     let ((accepted, busy), took) = tokio::join!(storm, quiet);
-    assert!(accepted > 0 && busy > 0, "{accepted} accepted, {busy} busy");
+    // A few more for the seconds that passed.
+    assert!((1000..1100).contains(&accepted) && accepted + busy == 5000, "{accepted} accepted, {busy} busy");
     assert!(took.as_secs() < 10, "{took:?}");
     assert!(host.puller.state().jobs.values().all(|jobs| *jobs <= 4));
 }

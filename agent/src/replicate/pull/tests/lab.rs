@@ -42,6 +42,9 @@ use crate::telemetry::Metrics;
 /// Longest wait for what has to happen.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Offered records that the host looks at before it is busy.
+pub(super) const OFFERED_AT_ONCE: u32 = 1000;
+
 /// How a source sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
@@ -286,8 +289,9 @@ impl HostLab {
         let ms = Duration::from_millis;
         // A trickle of a byte every 5 ms is far below the floor over any window.
         let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800) };
-        let few = NonZeroU32::new(1000).unwrap();
-        let offers = RateLimiter::keyed(Quota::per_second(few));
+        // So few that a storm meets the bound on the slowest machine, too.
+        let at_once = NonZeroU32::new(OFFERED_AT_ONCE).unwrap();
+        let offers = RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN).allow_burst(at_once));
         let puller = Arc::new(Puller { patience, offers, ..puller });
         let cancel = CancellationToken::new();
         Self { puller, store, metrics, membership, directory, cancel: cancel.drop_guard() }
