@@ -148,13 +148,17 @@ impl Blobs {
     async fn upload(&self, put: Put) -> Result<(), StoreError> {
         let place = location(put.kind, &put.digest);
         let path = match put.source {
-            Source::Bytes(bytes) => return Ok(drop(self.store.put(&place, bytes.into()).await?)),
+            Source::Bytes(bytes) => {
+                self.store.put(&place, bytes.into()).await?;
+                return Ok(());
+            }
             Source::File(path) => path,
         };
         let mut file = File::open(&path).await.map_err(StoreError::io(&path))?;
         let mut part = read_part(&mut file, &path).await?;
         if part.len() < PART_BYTES {
-            return Ok(drop(self.store.put(&place, part.into()).await?));
+            self.store.put(&place, part.into()).await?;
+            return Ok(());
         }
         let mut upload = self.store.put_multipart(&place).await?;
         let sent = async {

