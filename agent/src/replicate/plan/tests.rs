@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::demand::Heat;
 
 const PERIODS: Periods = Periods {
     accepted: 30_000,
