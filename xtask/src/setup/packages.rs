@@ -11,7 +11,7 @@ use super::{SetupError, apt, report};
 use crate::process;
 
 /// Programs, each with the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
     ("wrk", "wrk"),
