@@ -223,7 +223,7 @@ impl<'a> Watch<'a> {
     async fn start(origin: &'a Site, hosts: &'a [Site]) -> Result<Self, BenchError> {
         let uploaded = metric(origin, "p2pcdn_uploaded_bytes_total").await?;
         let mut watch = Self { origin, hosts, begun: Instant::now(), uploaded, cpu_s: Vec::new() };
-        watch.cpu_s = watch.agents().map(|agent| cpu_s(agent)).collect::<Result<_, _>>()?;
+        watch.cpu_s = watch.agents().map(cpu_s).collect::<Result<_, _>>()?;
         Ok(watch)
     }
 

@@ -26,7 +26,7 @@ const PUT_AWAY: Duration = Duration::from_secs(3);
 
 /// What one task does.
 enum Job {
-    One(Pull, CancellationToken),
+    One(Box<Pull>, CancellationToken),
     Batch(Vec<Pull>),
 }
 
@@ -66,7 +66,7 @@ impl Puller {
         let mut state = self.state();
         let (origin, job) = state.take_job(stop)?;
         let (pulls, cancel) = match &job {
-            Job::One(pull, cancel) => (std::slice::from_ref(pull), Some(cancel)),
+            Job::One(pull, cancel) => (std::slice::from_ref(&**pull), Some(cancel)),
             Job::Batch(pulls) => (&pulls[..], None),
         };
         let names = pulls.iter().map(|pull| (pull.record.path.clone(), pull.record.sequence)).collect();
@@ -86,7 +86,7 @@ impl Puller {
         match job {
             Job::One(pull, cancel) if is_wanted(&pull) => {
                 let (origin, path) = (pull.record.origin.clone(), pull.record.path.clone());
-                match self.pull_one(pull, &cancel, stop).await {
+                match self.pull_one(*pull, &cancel, stop).await {
                     Ok(()) => tracing::debug!(%origin, %path, "replica committed"),
                     Err(PullError::Cancelled) => {}
                     Err(error) => tracing::warn!(%origin, %path, %error, "replica not taken in"),
@@ -235,7 +235,7 @@ impl State {
         let may = |origin: &str| jobs.get(origin).copied().unwrap_or(0) < MAX_JOBS_PER_ORIGIN;
         let (origin, first) = self.waiting.pop(may)?;
         if !first.is_small() {
-            return Some((origin, Job::One(first, stop.child_token())));
+            return Some((origin, Job::One(first.into(), stop.child_token())));
         }
         let mut room = MAX_BATCH_BYTES - first.record.size;
         let rest = self.waiting.gather(&origin, MAX_BATCH - 1, |pull| {
