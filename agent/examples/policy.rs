@@ -13,7 +13,7 @@ use std::fs;
 use std::sync::Arc;
 
 use p2pcdn_agent::demand::Demand;
-use p2pcdn_agent::replicate::rank::{Policy, Shelf, Worth};
+use p2pcdn_agent::replicate::origin::rank::{Policy, Shelf, Worth};
 use serde::Serialize;
 
 const OBJECTS: usize = 20_000;

@@ -8,7 +8,7 @@ use super::show::{Format, print, print_json, table};
 use crate::identity::plain;
 use crate::local_api::hosting::{Denied, DenyRequest};
 use crate::local_api::{DENY_ADD_PATH, DENY_PATH, DENY_REMOVE_PATH};
-use crate::replicate::deny::{Denial, DenyEntry};
+use crate::replicate::host::deny::{Denial, DenyEntry};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DenyCommand {

@@ -10,7 +10,7 @@ use super::client::Agent;
 use super::show::{Format, print_json, size};
 use crate::local_api::LEAVE_PATH;
 use crate::local_api::hosting::LeaveRequest;
-use crate::replicate::terms::{Departure, DepartureState};
+use crate::replicate::host::terms::{Departure, DepartureState};
 
 #[derive(Debug, Args)]
 pub(super) struct LeaveArgs {

@@ -13,8 +13,8 @@ use crate::identity::plain;
 use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
 use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
 use crate::policy::watch::PageStatus;
-use crate::replicate::holders::Health;
-use crate::replicate::terms::DepartureState;
+use crate::replicate::host::terms::DepartureState;
+use crate::replicate::origin::holders::Health;
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Format {

@@ -2,7 +2,7 @@
 
 use super::LocalApi;
 use crate::doctor::{AgentFacts, HolderFacts, Sample};
-use crate::replicate::holders::Holder;
+use crate::replicate::origin::holders::Holder;
 
 impl LocalApi {
     /// Every host that has granted a lease, each with one replica that it should have.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{DENY_ADD_PATH, LocalApi, refuse};
 use crate::clock::now_s;
 use crate::http_server::{Body, json, read_body, text};
-use crate::replicate::deny::{Denial, DenyError};
-use crate::replicate::terms::Departure;
+use crate::replicate::host::deny::{Denial, DenyError};
+use crate::replicate::host::terms::Departure;
 
 /// Body of a request that changes the deny list.
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,10 +18,10 @@ use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
-use crate::replicate::holders::Holders;
-use crate::replicate::share::Sharer;
-use crate::replicate::terms::Terms;
-use crate::replicate::withdraw::Withdrawer;
+use crate::replicate::host::terms::Terms;
+use crate::replicate::host::withdraw::Withdrawer;
+use crate::replicate::origin::holders::Holders;
+use crate::replicate::origin::share::Sharer;
 use crate::serve::leases::Leases;
 use crate::store::ReplicaStore;
 use crate::telemetry::Metrics;
@@ -85,13 +85,13 @@ pub const PAUSE_PATH: &str = "/v1/pause";
 pub const RESUME_PATH: &str = "/v1/resume";
 /// POST [`Purge`], answered by [`crate::catalogue::Purged`]: takes objects out of the table and finds them out anew.
 pub const PURGE_PATH: &str = "/v1/purge";
-/// GET: a list of [`crate::replicate::deny::DenyEntry`].
+/// GET: a list of [`crate::replicate::host::deny::DenyEntry`].
 pub const DENY_PATH: &str = "/v1/deny";
 /// POST [`hosting::DenyRequest`], answered by [`hosting::Denied`]: these are no longer carried, and no longer served from now on.
 pub const DENY_ADD_PATH: &str = "/v1/deny/add";
 /// POST [`hosting::DenyRequest`], answered by [`hosting::Denied`]: these may be carried again.
 pub const DENY_REMOVE_PATH: &str = "/v1/deny/remove";
-/// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::terms::Departure`].
+/// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::host::terms::Departure`].
 pub const LEAVE_PATH: &str = "/v1/leave";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";

@@ -13,9 +13,9 @@ use crate::identity::Standing;
 use crate::load::LoadStatus;
 use crate::policy::watch::PolicyStatus;
 use crate::publish::TableSize;
-use crate::replicate::holders::Health;
+use crate::replicate::host::terms::Departure;
 use crate::replicate::messages::{Decline, WithdrawalReason};
-use crate::replicate::terms::Departure;
+use crate::replicate::origin::holders::Health;
 use crate::telemetry::State;
 
 /// The whole picture.

@@ -14,7 +14,7 @@ use p2pcdn_core::replica_table::{MAX_HOLDERS, MAX_SET_HOLDERS};
 use p2pcdn_core::sync::{Have, HolderRow, ObjectRow, Op};
 use tokio::sync::Notify;
 
-use crate::replicate::holders::Copy;
+use crate::replicate::origin::holders::Copy;
 use log::ChangeLog;
 
 /// The replica table as the agent keeps it.

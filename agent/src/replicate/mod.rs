@@ -1,31 +1,14 @@
 //! How copies come to be: the origin offers, a host admits, pulls, verifies, commits and acknowledges, and only then is redirected to.
 //!
-//! [`messages`] are what both sides say. On the origin's side [`share`] offers what [`plan`] finds lacking by [`wanted`] and [`rank`],
-//! [`holders`] judges who can be redirected to now, and [`probe`] asks them; on the host's side [`admit`] decides by the operator's [`terms`] (settings, the [`deny`]
-//! list, the [`ledger`] of who carried how much for whom) what is taken in, and [`pull`] fetches it, small objects many in one answer
-//! ([`batch`]), from whoever holds it: [`upload`] gives bytes to peers, within [`bandwidth`]. [`withdraw`] takes replicas back, in the
-//! order that never leaves a redirect without bytes: what was [`evict`]ed, denied or damaged, and all when the host leaves; the
-//! [`outbox`] remembers whom that is yet to be told. [`peer_api`] is the door for all of it.
+//! [`messages`] are what both sides say, [`origin`] and [`host`] what each of them does, and [`peer_api`] is the door for all of it.
+//! [`upload`] gives bytes to peers on either side, within [`bandwidth`], small objects many in one answer ([`batch`]).
 
-pub mod admit;
 pub mod bandwidth;
 pub mod batch;
-pub mod bookkeeper;
-pub mod deny;
-pub mod evict;
-pub mod holders;
-pub mod ledger;
+pub mod host;
 pub mod messages;
-pub mod outbox;
+pub mod origin;
 pub mod peer_api;
-pub mod plan;
-pub mod probe;
-pub mod pull;
-pub mod rank;
-pub mod share;
-pub mod terms;
 pub mod upload;
-pub mod wanted;
-pub mod withdraw;
 
 pub use bandwidth::Bandwidth;

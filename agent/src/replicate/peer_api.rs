@@ -8,14 +8,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::batch::{BATCHES_PATH, Wanted};
+use super::host::pull::Puller;
+use super::host::withdraw::Withdrawer;
 use super::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgements, Done, LeaseGrant, MAX_BATCH, MAX_MESSAGE_BYTES, OBJECTS_PATH, OFFERS_PATH,
     Offer, OfferAnswer, WITHDRAWALS_PATH, Withdrawals,
 };
-use super::pull::Puller;
-use super::share::Sharer;
+use super::origin::share::Sharer;
 use super::upload::{UploadError, Uploads};
-use super::withdraw::Withdrawer;
 use crate::clock::monotonic_ms;
 use crate::http_server::{Body, json, read_body};
 use crate::identity::hello::HELLO_PATH;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bandwidth::{FairBandwidth, Uplink};
 use super::batch::{MAX_BATCH_BYTES, MAX_SMALL_BYTES, header};
-use super::terms::Terms;
+use super::host::terms::Terms;
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
 use crate::conditional::{Plan, plan};

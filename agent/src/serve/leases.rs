@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::decide::Lease;
 
-use crate::replicate::terms::Terms;
+use crate::replicate::host::terms::Terms;
 
 /// Shares of the bandwidth, and one bucket of bytes per origin and one for all.
 pub struct Leases {

@@ -24,7 +24,7 @@ use crate::clock::{expiry_now_s, monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, json, text};
 use crate::identity::{Membership, OwnRecord, Standing};
-use crate::replicate::terms::Terms;
+use crate::replicate::host::terms::Terms;
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;

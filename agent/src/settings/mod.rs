@@ -16,8 +16,8 @@ use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 
 use crate::policy::Policies;
-use crate::replicate::deny::Denial;
-use crate::replicate::rank::Policy;
+use crate::replicate::host::deny::Denial;
+use crate::replicate::origin::rank::Policy;
 use crate::store::Place;
 pub use host::OriginLimits;
 use host::{debt_ratio, denial, origin_limits};

@@ -7,8 +7,8 @@ use p2pcdn_core::object::Sha256;
 use p2pcdn_core::peer::PeerRecord;
 use serde::{Deserialize, Serialize};
 
-use super::messages::{Decline, LeaseGrant, WithdrawalReason};
 use crate::publish::Board;
+use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
 
 /// Weight of a host in good health, in thousandths.
 pub const FULL_WEIGHT: u16 = 1000;

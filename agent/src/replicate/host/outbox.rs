@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::messages::{MAX_BATCH, Withdrawal, WithdrawalReason};
+use crate::replicate::messages::{MAX_BATCH, Withdrawal, WithdrawalReason};
 
 /// What is yet to be told, by origin and path.
 pub struct Outbox {

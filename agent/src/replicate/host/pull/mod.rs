@@ -19,12 +19,12 @@ use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::bandwidth::FairBandwidth;
-use super::batch::MAX_SMALL_BYTES;
-use super::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use super::terms::Terms;
 use crate::clock::expiry_now_s;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
+use crate::replicate::bandwidth::FairBandwidth;
+use crate::replicate::batch::MAX_SMALL_BYTES;
+use crate::replicate::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use crate::store::{ReplicaStore, Reservation};
 use crate::telemetry::Metrics;
 use progress::Patience;

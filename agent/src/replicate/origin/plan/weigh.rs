@@ -6,7 +6,7 @@ use super::Plan;
 use super::desk::Desk;
 use super::goal::{Presence, Relation};
 use crate::demand::Heat;
-use crate::replicate::wanted::{Asked, HOT, desired};
+use crate::replicate::origin::wanted::{Asked, HOT, desired};
 
 impl Plan {
     /// Takes in how much is asked for: `leaving` as in [`Site`]; `demand` need not be in any order.

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::Sha256;
 
-use super::messages::{Decline, MAX_BATCH, Room};
 use super::rank::Policy;
 use super::wanted::Site;
+use crate::replicate::messages::{Decline, MAX_BATCH, Room};
 use desk::Desk;
 use goal::{Goal, Presence, Relation};
 

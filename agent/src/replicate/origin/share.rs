@@ -10,17 +10,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::holders::{Health, Holders};
-use super::messages::{
-    Acknowledgement, Decline, MAX_MESSAGE_BYTES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict, Withdrawal,
-    WithdrawalReason,
-};
 use super::plan::{Drawn, Periods, Plan, Version, Whereabouts};
-use super::withdraw::send_withdrawals;
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError, Signed};
 use crate::load::LoadMeter;
 use crate::publish::Board;
+use crate::replicate::host::withdraw::send_withdrawals;
+use crate::replicate::messages::{
+    Acknowledgement, Decline, MAX_MESSAGE_BYTES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict, Withdrawal,
+    WithdrawalReason,
+};
 use crate::settings::Share;
 use crate::telemetry::Metrics;
 

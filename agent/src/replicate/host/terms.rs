@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::admit::{Circumstances, Reputation, admit};
 use super::deny::{DenyError, DenyList};
 use super::ledger::Ledger;
-use super::messages::Decline;
+use crate::replicate::messages::Decline;
 use crate::settings::Host;
 use crate::store::{Replica, Usage};
 

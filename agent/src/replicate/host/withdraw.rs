@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::evict::outgrown;
-use super::messages::{
-    Decline, Done, MAX_BATCH, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, WithdrawalReason, Withdrawals,
-};
 use super::outbox::Outbox;
 use super::terms::{Departure, DepartureState, Terms};
 use crate::clock::expiry_now_s;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError};
+use crate::replicate::messages::{
+    Decline, Done, MAX_BATCH, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, WithdrawalReason, Withdrawals,
+};
 use crate::serve::is_carried;
 use crate::store::{ReadError, Replica, ReplicaStore, StoreError};
 

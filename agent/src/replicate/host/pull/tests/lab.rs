@@ -28,12 +28,12 @@ use crate::identity::introduction::check;
 use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
 };
-use crate::replicate::admit;
 use crate::replicate::batch::{BATCHES_PATH, Wanted, header};
+use crate::replicate::host::admit;
+use crate::replicate::host::terms::Terms;
 use crate::replicate::messages::{
     ACKNOWLEDGEMENTS_PATH, Acknowledgement, Acknowledgements, Decline, Done, OBJECTS_PATH, Offered, Verdict,
 };
-use crate::replicate::terms::Terms;
 use crate::settings::Host;
 use crate::store::ReplicaStore;
 use crate::store::tests::location;

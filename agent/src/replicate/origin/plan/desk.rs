@@ -8,7 +8,7 @@ use p2pcdn_core::object::Sha256;
 
 use super::{MAX_UNDER_WAY, spread_of};
 use crate::replicate::messages::{MAX_BATCH, Room};
-use crate::replicate::rank::{Shelf, Worth};
+use crate::replicate::origin::rank::{Shelf, Worth};
 
 pub(super) struct Desk {
     pub(super) domain: String,

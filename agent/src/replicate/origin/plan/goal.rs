@@ -8,8 +8,8 @@ use p2pcdn_core::object::Sha256;
 use super::desk::Desk;
 use super::{Dropped, Periods, Plan, Version, spread_of};
 use crate::replicate::messages::MAX_SOURCES;
-use crate::replicate::rank::Worth;
-use crate::replicate::wanted::Wanted;
+use crate::replicate::origin::rank::Worth;
+use crate::replicate::origin::wanted::Wanted;
 
 pub(super) struct Goal {
     pub(super) version: Version,

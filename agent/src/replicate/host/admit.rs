@@ -2,7 +2,7 @@
 
 use p2pcdn_core::object::{Class, ObjectRecord};
 
-use super::messages::Decline;
+use crate::replicate::messages::Decline;
 use crate::settings::Host;
 use crate::store::Usage;
 

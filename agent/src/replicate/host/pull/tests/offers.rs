@@ -11,10 +11,10 @@ use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
     web_client_config,
 };
-use crate::replicate::admit;
+use crate::replicate::host::admit;
+use crate::replicate::host::pull::Puller;
+use crate::replicate::host::terms::Terms;
 use crate::replicate::messages::{self, Decline, Verdict};
-use crate::replicate::pull::Puller;
-use crate::replicate::terms::Terms;
 use crate::settings::Host;
 use crate::store::ReplicaStore;
 use crate::store::tests::location;
