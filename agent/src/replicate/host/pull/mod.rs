@@ -1,8 +1,8 @@
 //! The host's side: takes offers in, pulls what was admitted, and acknowledges what it has verified and committed.
 //!
-//! What is admitted waits in a [`queue`] that is fair between origins; [`work`] takes it from there, several objects at a time. An
-//! object is asked for at its [`sources`] in turn and [`receive`]d from the first chunk that is missing, for as long as a source
-//! makes [`progress`].
+//! What is admitted waits in a `queue` that is fair between origins; `work` takes it from there, several objects at a time. An
+//! object is asked for at its `sources` in turn and `receive`d from the first chunk that is missing, for as long as a source
+//! makes `progress`.
 
 mod progress;
 mod queue;
