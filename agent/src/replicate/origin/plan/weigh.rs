@@ -9,7 +9,7 @@ use crate::demand::Heat;
 use crate::replicate::origin::wanted::{Asked, HOT, desired};
 
 impl Plan {
-    /// Takes in how much is asked for: `leaving` as in [`Site`]; `demand` need not be in any order.
+    /// Takes in how much is asked for: `leaving` as in [`Site`](crate::replicate::origin::wanted::Site); `demand` need not be in any order.
     pub fn weigh<'a>(&mut self, leaving: f64, demand: impl Iterator<Item = (&'a str, Heat)>, now_ms: u64) {
         let hosts: Vec<&Desk> = self.desks.values().filter(|desk| desk.takes_offers(now_ms)).collect();
         let lent: f64 = hosts.iter().map(|desk| desk.lease_bytes_per_s as f64).sum();
