@@ -1,6 +1,7 @@
 //! What belongs to hosting: limits for single origins, and how its settings are understood.
 
-use super::{Host, authority, bytes};
+use super::Host;
+use super::values::{authority, bytes};
 use crate::replicate::host::deny::{Denial, DenialError};
 
 /// Limits for one origin; those for each hold where there is none.
