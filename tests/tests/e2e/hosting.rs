@@ -204,7 +204,7 @@ async fn a_hosts_own_visitors_come_first_and_what_they_leave_grows_back_slowly()
     let (lab, mut sites) = lab(["alpha", "beta"]);
     fill(&sites[0], 1);
     let beta = &mut sites[1];
-    beta.set("host.uplink", "2MB");
+    beta.set("public.uplink", "2MB");
     beta.set("host.lease_total", "1MB");
     beta.set("share.min_object", "10MB");
     beta.content.put("/own.png", &noise(9, 500 << 10)).unwrap();

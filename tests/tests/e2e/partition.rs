@@ -33,6 +33,7 @@ async fn a_partition_costs_redirects_between_its_sides_and_heals_by_itself() {
     let mut sites =
         ["alpha", "beta", "gamma", "delta"].map(|name| adapt(lab.site_at(name, at.next().unwrap()).unwrap()));
     busy(&mut sites[0]);
+    sites[0].set("share.replicas", 3);
     fill(&sites[0], 4);
     befriend(&mut sites).await;
     let [alpha, beta, gamma, delta] = &mut sites;
