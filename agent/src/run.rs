@@ -33,6 +33,7 @@ use crate::publish::Board;
 use crate::replicate::host::bookkeeper::Bookkeeper;
 use crate::replicate::host::outbox::Outbox;
 use crate::replicate::host::pull::Puller;
+use crate::replicate::host::scrub::scrub;
 use crate::replicate::host::terms::{Terms, TermsError};
 use crate::replicate::host::withdraw::{MAX_WAITING, Withdrawer};
 use crate::replicate::origin::holders::Holders;
@@ -272,7 +273,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         policy: policy.clone(),
         catalogue: catalogue.clone(),
         sharer: sharer.clone(),
-        store,
+        store: store.clone(),
         terms: terms.clone(),
         leases: leases.clone(),
         withdrawer: withdrawer.clone(),
@@ -283,15 +284,15 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
     tasks.spawn(puller.run(token()));
-    let hot_lack_copies = {
+    let lacks_replicas = {
         let sharer = sharer.clone();
         move || sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas())
     };
-    tasks.spawn(uploads.divide_uplink(load.clone(), hot_lack_copies, token()));
+    tasks.spawn(uploads.divide_uplink(load.clone(), lacks_replicas, token()));
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.clone().make_room(token()));
     tasks.spawn(withdrawer.clone().retell(token()));
-    tasks.spawn(withdrawer.scrub(doomed, token()));
+    tasks.spawn(scrub(store, withdrawer, doomed, token()));
     let books =
         Bookkeeper { terms, leases, load: load.clone(), membership: membership.clone(), metrics: metrics.clone() };
     tasks.spawn(books.run(token()));

@@ -41,7 +41,7 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         "{:.1} requests/s ({:.1} eligible, {:.1} redirected), {} in flight, {} workers",
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
-    let lack = if status.objects.lack_replicas { "; hot ones are still being copied" } else { "" };
+    let lack = if status.objects.lacks_replicas { "; hot ones are still being copied" } else { "" };
     let own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
     let hosting = &status.hosting;
     let lease = match (hosting.lease_available_bytes_per_s, hosting.lease_total_bytes_per_s) {

@@ -127,6 +127,11 @@ impl Membership {
         self.read(|roster| roster.get(domain).and_then(Standing::peer).cloned())
     }
 
+    /// Whether this site has anything to do with the origin: what was held for a former peer is no longer served.
+    pub fn carries(&self, origin: &str) -> bool {
+        !matches!(self.standing(origin), None | Some(Standing::Pending { .. }))
+    }
+
     /// Where a domain stands, if anything is known of it.
     pub fn standing(&self, domain: &str) -> Option<Standing> {
         self.read(|roster| roster.get(domain).cloned())

@@ -53,7 +53,7 @@ pub struct ObjectCounts {
     /// Bytes of these.
     pub hosted_bytes: u64,
     /// Whether own objects that are asked for much have fewer copies than they should have, and hosts that could take them.
-    pub lack_replicas: bool,
+    pub lacks_replicas: bool,
     /// Why no more are taken in, with the remedy.
     pub trouble: Option<String>,
 }
@@ -163,7 +163,7 @@ impl LocalApi {
                 own: state.own_objects,
                 hosted: state.replicas,
                 hosted_bytes: state.replica_bytes,
-                lack_replicas: self.sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas()),
+                lacks_replicas: self.sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas()),
                 trouble: self.store.trouble(),
             },
             hosting: HostingStatus {
@@ -182,7 +182,7 @@ impl LocalApi {
         State {
             own_objects: self.catalogue.as_ref().map_or(0, |catalogue| catalogue.len()),
             table_objects: self.board.size().objects,
-            replicas: self.store.list().len(),
+            replicas: self.store.len(),
             replica_bytes: self.store.usage().total_bytes,
             peers: self.membership.peers().len(),
             fraction_ppm: self.load().steering(monotonic_ms()).fraction_ppm,

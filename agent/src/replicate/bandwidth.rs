@@ -104,9 +104,9 @@ impl Uplink {
     ///
     /// Pulls give way to visitors, except that half of the line stays theirs as long as hot objects have fewer copies than they
     /// should: copies are what relieves the line.
-    pub fn for_pulls(self, visitors: u64, hot_lack_copies: bool) -> u64 {
+    pub fn for_pulls(self, visitors: u64, lacks_replicas: bool) -> u64 {
         let Some(line) = self.line else { return self.upload };
-        let least = if hot_lack_copies { line / 2 } else { line / LEAST_PART };
+        let least = if lacks_replicas { line / 2 } else { line / LEAST_PART };
         line.saturating_sub(visitors).max(least).min(self.upload)
     }
 }
@@ -136,12 +136,8 @@ mod tests {
             (uplink(30, Some(100)), 0, true, 30),
             (uplink(30, Some(100)), 90, false, 10),
         ];
-        for (uplink, visitors, hot_lack_copies, expected) in table {
-            assert_eq!(
-                uplink.for_pulls(visitors, hot_lack_copies),
-                expected,
-                "{uplink:?} {visitors} {hot_lack_copies}"
-            );
+        for (uplink, visitors, lacks_replicas, expected) in table {
+            assert_eq!(uplink.for_pulls(visitors, lacks_replicas), expected, "{uplink:?} {visitors} {lacks_replicas}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Small objects travel together: what a batch of them looks like on its way.
 //!
-//! The answer to a [`Wanted`] is one frame for each digest, in the order asked for: four bytes, big-endian, that say how many bytes
+//! The answer to a [`BatchRequest`] is one frame for each digest, in the order asked for: four bytes, big-endian, that say how many bytes
 //! follow, or [`MISSING`] if the source does not have the object.
 
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use p2pcdn_core::object::{CHUNK_BYTES, Sha256};
 use serde::{Deserialize, Serialize};
 
-/// POST: [`Wanted`] from a host to any peer that may have the objects, answered with frames.
+/// POST: [`BatchRequest`] from a host to any peer that may have the objects, answered with frames.
 pub const BATCHES_PATH: &str = "/v1/batches";
 
 /// Largest object that travels in a batch, in bytes: one chunk.
@@ -23,7 +23,7 @@ const HEADER_BYTES: usize = 4;
 
 /// Objects that a host would like to have in one answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct BatchRequest {
     /// Digests of objects of at most [`MAX_SMALL_BYTES`], at most [`super::messages::MAX_BATCH`].
     pub digests: Vec<Sha256>,
 }

@@ -12,3 +12,18 @@ pub mod peer_api;
 pub mod upload;
 
 pub use bandwidth::Bandwidth;
+
+use crate::identity::{Peer, PeerClient, PeerClientError};
+use messages::{Done, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, WithdrawalReason, Withdrawals};
+
+/// Tells a peer of copies that are no more or shall be no more.
+pub async fn send_withdrawals(
+    client: &PeerClient,
+    peer: &Peer,
+    withdrawals: Vec<Withdrawal>,
+    reason: WithdrawalReason,
+) -> Result<(), PeerClientError> {
+    let message = Withdrawals { withdrawals, reason };
+    let _: Done = client.json(&peer.record, WITHDRAWALS_PATH, &message, MAX_MESSAGE_BYTES).await?;
+    Ok(())
+}

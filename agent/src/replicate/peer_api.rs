@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use super::batch::{BATCHES_PATH, Wanted};
+use super::batch::{BATCHES_PATH, BatchRequest};
 use super::host::pull::Puller;
 use super::host::withdraw::Withdrawer;
 use super::messages::{
@@ -145,7 +145,7 @@ impl PeerApi {
     }
 
     async fn batch(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let wanted: Wanted = self.message(request).await?;
+        let wanted: BatchRequest = self.message(request).await?;
         check_batch(wanted.digests.len())?;
         Ok(self.uploads.batch(&peer.record.domain, wanted.digests).await?)
     }

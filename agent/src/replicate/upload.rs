@@ -99,7 +99,7 @@ impl Uploads {
     pub async fn divide_uplink(
         self: Arc<Self>,
         load: Arc<Mutex<LoadMeter>>,
-        hot_lack_copies: impl Fn() -> bool + Send,
+        lacks_replicas: impl Fn() -> bool + Send,
         cancel: CancellationToken,
     ) {
         if self.uplink.line.is_none() {
@@ -108,7 +108,7 @@ impl Uploads {
         let mut tick = tokio::time::interval(DIVIDE);
         while cancel.run_until_cancelled(tick.tick()).await.is_some() {
             let visitors = load.lock().unwrap_or_else(PoisonError::into_inner).visitors_bytes_per_s(monotonic_ms());
-            self.bandwidth.total.grant(self.uplink.for_pulls(visitors as u64, hot_lack_copies()));
+            self.bandwidth.total.grant(self.uplink.for_pulls(visitors as u64, lacks_replicas()));
         }
     }
 

@@ -10,7 +10,8 @@ use crate::replicate::host::terms::Terms;
 
 /// Shares of the bandwidth, and one bucket of bytes per origin and one for all.
 pub struct Leases {
-    terms: Arc<Terms>,
+    /// The terms under which they are granted.
+    pub(super) terms: Arc<Terms>,
     recovery_ms: f64,
     inner: Mutex<Inner>,
 }
@@ -55,11 +56,6 @@ impl Leases {
         let inner =
             Inner { available, adjusted_ms: now_ms, all: Bucket::full(available, now_ms), tenants: HashMap::new() };
         Self { terms, recovery_ms: RECOVERY_MS * time_scale, inner: Mutex::new(inner) }
-    }
-
-    /// The terms under which they are granted.
-    pub fn terms(&self) -> &Arc<Terms> {
-        &self.terms
     }
 
     /// Grants or renews an origin's lease, for [`LEASE_VALID_S`]; in bytes per second.

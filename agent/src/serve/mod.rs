@@ -23,8 +23,7 @@ use tokio::sync::mpsc;
 use crate::clock::{expiry_now_s, monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
 use crate::http_server::{Body, empty, json, text};
-use crate::identity::{Membership, OwnRecord, Standing};
-use crate::replicate::host::terms::Terms;
+use crate::identity::{Membership, OwnRecord};
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
@@ -41,7 +40,6 @@ pub struct ReplicaServer {
     membership: Arc<Membership>,
     store: Arc<ReplicaStore>,
     leases: Arc<Leases>,
-    terms: Arc<Terms>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
 }
@@ -59,18 +57,7 @@ impl ReplicaServer {
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
         let downloads = settings.host.downloads;
-        Self {
-            domain,
-            replica_name,
-            downloads,
-            own,
-            membership,
-            store,
-            terms: leases.terms().clone(),
-            leases,
-            doomed,
-            metrics,
-        }
+        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics }
     }
 
     /// Answers one request.
@@ -108,15 +95,16 @@ impl ReplicaServer {
         if purpose == Use::Frame || (purpose == Use::Window && !self.downloads) {
             return text(StatusCode::NOT_FOUND, "replicas are not pages\n");
         }
-        if !is_carried(&self.membership, asked.origin) {
+        if !self.membership.carries(asked.origin) {
             return text(StatusCode::NOT_FOUND, "no such replica\n");
         }
-        let is_denied = !self.terms.serves(asked.origin, asked.path, &asked.sha256);
+        let is_denied = !self.leases.terms.serves(asked.origin, asked.path, &asked.sha256);
         let found = self.store.find(asked.origin, asked.path).filter(|_| !is_denied);
         if purpose == Use::Window && !found.as_deref().is_some_and(is_archive) {
             return text(StatusCode::NOT_FOUND, "no such download\n");
         }
-        let Some(replica) = found.filter(|replica| replica.record.sha256 == asked.sha256 && !is_expired(replica))
+        let Some(replica) =
+            found.filter(|replica| replica.record.sha256 == asked.sha256 && !replica.is_expired(expiry_now_s()))
         else {
             return self.send_back(&asked, headers);
         };
@@ -198,15 +186,6 @@ impl ReplicaServer {
     }
 }
 
-/// Whether this site has anything to do with the origin: what was held for a former peer is no longer served.
-pub fn is_carried(membership: &Membership, origin: &str) -> bool {
-    !matches!(membership.standing(origin), None | Some(Standing::Pending { .. }))
-}
-
 fn is_archive(replica: &Replica) -> bool {
     Class::of_content_type(&replica.record.content_type) == Some(Class::Archive)
-}
-
-fn is_expired(replica: &Replica) -> bool {
-    replica.record.expires_s <= expiry_now_s()
 }

@@ -275,6 +275,14 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
     let upload_bytes_per_s = keys.checked("share.upload_bandwidth", Some(&upload_default), rate);
     let lease_bytes_per_s = keys.checked("host.lease", Some("10MB"), bytes);
     let lease_total = LEASES_IN_TOTAL.saturating_mul(lease_bytes_per_s).to_string();
+    let place = keys.checked("store.url", Some(""), Place::parse);
+    let [endpoint, region] =
+        [keys.checked("store.endpoint", Some(""), endpoint), keys.or("store.region", String::new())];
+    for (key, value) in [("store.endpoint", &endpoint), ("store.region", &region)] {
+        if !value.is_empty() && !matches!(place, Place::Bucket { .. }) {
+            keys.reject(key, "is for a bucket: set store.url, as in \"s3://BUCKET\"");
+        }
+    }
     let settings = Settings {
         site: Site {
             directory,
@@ -298,9 +306,9 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         },
         state_directory: base.join(keys.or("state.directory", PathBuf::from("/var/lib/p2pcdn"))),
         store: Store {
-            place: keys.checked("store.url", Some(""), Place::parse),
-            endpoint: keys.checked("store.endpoint", Some(""), endpoint),
-            region: keys.or("store.region", String::new()),
+            place,
+            endpoint,
+            region,
             unfinished_bytes: keys.checked("store.unfinished", Some("1GB"), bytes),
         },
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
@@ -325,7 +333,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         },
         share: Share {
             classes: keys.each("share.classes", LEAF_CLASSES, leaf_class),
-            min_object_bytes: keys.checked("share.min_object", Some("8KiB"), bytes),
+            min_object_bytes: keys.checked("share.min_object", Some("8KiB"), object_bytes),
             max_objects: keys.or("share.max_objects", 1 << 20),
             max_object_bytes: keys.checked("share.max_object", Some("1GB"), object_bytes),
             upload_bytes_per_s,

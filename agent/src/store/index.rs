@@ -34,6 +34,11 @@ impl Replica {
         Ok(Put { kind: Kind::Record, digest: self.signed.digest(), source: Source::Bytes(json.into()) })
     }
 
+    /// Whether the origin's statement no longer holds, at seconds since the Unix epoch.
+    pub fn is_expired(&self, now_s: u64) -> bool {
+        self.record.expires_s <= now_s
+    }
+
     /// Authority and path of the object; neither can contain a space.
     pub(super) fn key(&self) -> String {
         key(&self.record.origin, &self.record.path)
@@ -70,6 +75,10 @@ impl Index {
 
     pub(super) fn list(&self) -> Vec<Arc<Replica>> {
         self.replicas.values().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.replicas.len()
     }
 
     pub(super) fn usage(&self) -> &Usage {

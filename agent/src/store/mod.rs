@@ -138,6 +138,16 @@ impl ReplicaStore {
         self.index().list()
     }
 
+    /// Number of replicas.
+    pub fn len(&self) -> usize {
+        self.index().len()
+    }
+
+    /// Whether there is no replica.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes in use, replicas on their way included.
     pub fn usage(&self) -> Usage {
         self.index().usage().clone()

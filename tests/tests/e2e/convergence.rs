@@ -59,7 +59,7 @@ async fn copies_rise_with_demand_until_the_site_is_a_pure_balancer_and_fall_afte
     copies(&sites, sites.len() - 1).await;
     poll(PATIENCE, "pure balancer that lacks nothing", async || {
         let status = alpha.status().await.map_err(|e| e.to_string())?;
-        let (lack, balancer) = (&status["objects"]["lack_replicas"], &status["steering"]["pure_balancer"]);
+        let (lack, balancer) = (&status["objects"]["lacks_replicas"], &status["steering"]["pure_balancer"]);
         if (lack, balancer) == (&false.into(), &true.into()) { Ok(()) } else { Err(format!("{lack} {balancer}")) }
     })
     .await

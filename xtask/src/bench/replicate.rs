@@ -172,6 +172,7 @@ fn sites(lab: &Lab, hosts: usize) -> Result<Vec<Site>, BenchError> {
         }
         site.set("host.lease", "1GB");
         site.set("share.min_object", "1KiB");
+        site.set("share.replicas", hosts);
         site.set("site.csp", "none");
         Ok(site)
     };

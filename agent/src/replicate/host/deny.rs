@@ -37,13 +37,15 @@ pub struct DenialError(String);
 #[derive(Debug, thiserror::Error)]
 pub enum DenyError {
     /// The operator's: there is no more room.
-    #[error("the list is full: {MAX_DENIALS} entries, {MAX_PATHS} of them paths")]
+    #[error(
+        "the list is full: {MAX_DENIALS} entries, {MAX_PATHS} of them paths; take some out with p2pcdn deny remove"
+    )]
     Full,
     /// The operator's: it stands in the settings.
     #[error("{0} stands in host.deny: take it out there and restart the agent")]
     InSettings(Denial),
     /// This machine's; nothing was changed.
-    #[error("storing the deny list: {0}")]
+    #[error("the deny list in state.redb: {0}")]
     Database(#[from] Box<redb::Error>),
 }
 

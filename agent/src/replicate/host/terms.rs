@@ -60,7 +60,7 @@ pub enum TermsError {
     #[error(transparent)]
     Deny(#[from] DenyError),
     /// Anything else that is on disk.
-    #[error("storing the terms of hosting: {0}")]
+    #[error("the terms of hosting in state.redb: {0}")]
     Database(#[from] Box<redb::Error>),
 }
 

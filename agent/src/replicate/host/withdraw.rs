@@ -15,12 +15,10 @@ use super::evict::outgrown;
 use super::outbox::Outbox;
 use super::terms::{Departure, DepartureState, Terms};
 use crate::clock::expiry_now_s;
-use crate::identity::{Membership, Peer, PeerClient, PeerClientError};
-use crate::replicate::messages::{
-    Decline, Done, MAX_BATCH, MAX_MESSAGE_BYTES, WITHDRAWALS_PATH, Withdrawal, WithdrawalReason, Withdrawals,
-};
-use crate::serve::is_carried;
-use crate::store::{ReadError, Replica, ReplicaStore, StoreError};
+use crate::identity::{Membership, PeerClient, PeerClientError};
+use crate::replicate::messages::{Decline, MAX_BATCH, Withdrawal, WithdrawalReason};
+use crate::replicate::send_withdrawals;
+use crate::store::{Replica, ReplicaStore, StoreError};
 
 /// Gives up replicas that this host can no longer vouch for, or that its operator does not want.
 pub struct Withdrawer {
@@ -57,12 +55,6 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEEP_LEAVING: Duration = Duration::from_secs(2);
 /// Origins that could not be told are tried again so often.
 const RETELL: Duration = Duration::from_secs(10);
-/// Bytes per second that the background scrub reads on average; it pauses after each replica for so long as that takes.
-const SCRUB_BYTES_PER_S: u64 = 16 << 20;
-/// And for so long at least, since many small files are work, too.
-const SCRUB_PAUSE: Duration = Duration::from_millis(20);
-/// Pause between two passes of the scrub.
-const SCRUB_PERIOD: Duration = Duration::from_secs(3600);
 
 impl Withdrawer {
     /// `time_scale` is a factor on the periods of looking for what should go, and of telling again.
@@ -84,7 +76,7 @@ impl Withdrawer {
 
     /// How far this host is in leaving.
     pub fn departure(&self) -> Departure {
-        let (replicas, bytes) = (self.store.list().len(), self.store.usage().total_bytes);
+        let (replicas, bytes) = (self.store.len(), self.store.usage().total_bytes);
         let state = match (self.terms.is_leaving(), replicas == 0 && bytes == 0) {
             (false, _) => DepartureState::Staying,
             (true, false) => DepartureState::Leaving,
@@ -172,32 +164,6 @@ impl Withdrawer {
         }
     }
 
-    /// Reads every replica now and then, and gives up what is damaged or has expired.
-    pub async fn scrub(self: Arc<Self>, doomed: mpsc::Sender<Arc<Replica>>, cancel: CancellationToken) {
-        loop {
-            for replica in self.store.list() {
-                let pause =
-                    SCRUB_PAUSE + Duration::from_secs_f64(replica.record.size as f64 / SCRUB_BYTES_PER_S as f64);
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                let is_lost = tokio::select! {
-                    () = cancel.cancelled() => return,
-                    is_lost = self.is_lost(&replica) => is_lost,
-                };
-                if is_lost {
-                    // Full means that many are going already.
-                    let _ = doomed.try_send(replica);
-                }
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(SCRUB_PERIOD) => {}
-            }
-        }
-    }
-
     /// Drops a replica because its origin does not want it kept; `false` if it was not there or could not be dropped.
     pub async fn forget(&self, replica: &Replica) -> bool {
         let forgotten = async {
@@ -209,18 +175,6 @@ impl Withdrawer {
             tracing::error!(origin = %replica.record.origin, path = %replica.record.path, %error, "dropping a replica");
             false
         })
-    }
-
-    async fn is_lost(&self, replica: &Replica) -> bool {
-        match self.store.scrub(&replica.record).await {
-            _ if self.is_unwanted(replica) => true,
-            Ok(()) => false,
-            Err(ReadError::Store(error)) => {
-                tracing::error!(%error, "scrubbing");
-                false
-            }
-            Err(ReadError::Missing | ReadError::Corrupt) => true,
-        }
     }
 
     /// Goes through all replicas, of which there may be very many, where nobody has to wait.
@@ -236,8 +190,10 @@ impl Withdrawer {
         self.store.list().into_iter().filter(|replica| self.is_unwanted(replica)).collect()
     }
 
-    fn is_unwanted(&self, replica: &Replica) -> bool {
-        self.is_denied(replica) || is_expired(replica) || !is_carried(&self.membership, &replica.record.origin)
+    pub(super) fn is_unwanted(&self, replica: &Replica) -> bool {
+        self.is_denied(replica)
+            || replica.is_expired(expiry_now_s())
+            || !self.membership.carries(&replica.record.origin)
     }
 
     fn is_denied(&self, replica: &Replica) -> bool {
@@ -252,9 +208,9 @@ impl Withdrawer {
     fn reason_of(&self, replica: &Replica) -> WithdrawalReason {
         if self.is_denied(replica) {
             WithdrawalReason::Denied
-        } else if is_expired(replica) {
+        } else if replica.is_expired(expiry_now_s()) {
             WithdrawalReason::Expired
-        } else if !is_carried(&self.membership, &replica.record.origin) {
+        } else if !self.membership.carries(&replica.record.origin) {
             WithdrawalReason::Unwanted
         } else {
             WithdrawalReason::Lost
@@ -381,20 +337,4 @@ fn withdrawals(replicas: &[Arc<Replica>]) -> Vec<Withdrawal> {
         Withdrawal { origin: record.origin.clone(), path: record.path.clone(), sha256: record.sha256 }
     };
     replicas.iter().map(withdrawal).collect()
-}
-
-fn is_expired(replica: &Replica) -> bool {
-    replica.record.expires_s <= expiry_now_s()
-}
-
-/// Tells a peer of copies that are no more or shall be no more.
-pub async fn send_withdrawals(
-    client: &PeerClient,
-    peer: &Peer,
-    withdrawals: Vec<Withdrawal>,
-    reason: WithdrawalReason,
-) -> Result<(), PeerClientError> {
-    let message = Withdrawals { withdrawals, reason };
-    let _: Done = client.json(&peer.record, WITHDRAWALS_PATH, &message, MAX_MESSAGE_BYTES).await?;
-    Ok(())
 }

@@ -106,8 +106,8 @@ pub struct Dropped {
     pub host: String,
 }
 
-/// Objects that a host is given to pull at the same time: it keeps 1024 waiting for one origin.
-const MAX_UNDER_WAY: usize = 768;
+/// Objects under way to one host: three batches, so that one can be on its way while the next is drawn; further ones wait.
+const MAX_UNDER_WAY: usize = 3 * MAX_BATCH;
 /// A host is taken to pull at least so fast, so that bytes accepted before make later ones take longer.
 const SLOWEST_BYTES_PER_S: u64 = 1 << 20;
 /// Objects that one call settles.

@@ -1,7 +1,6 @@
 //! The origin's side: offers hosts what the plan finds lacking, takes back what it finds too much, and keeps the leases alive.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,11 +15,11 @@ use crate::clock::monotonic_ms;
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError, Signed};
 use crate::load::LoadMeter;
 use crate::publish::Board;
-use crate::replicate::host::withdraw::send_withdrawals;
 use crate::replicate::messages::{
     Acknowledgement, Decline, MAX_MESSAGE_BYTES, OFFERS_PATH, Offer, OfferAnswer, Offered, Verdict, Withdrawal,
     WithdrawalReason,
 };
+use crate::replicate::send_withdrawals;
 use crate::settings::Share;
 use crate::telemetry::Metrics;
 
@@ -38,7 +37,6 @@ pub struct Sharer {
     time_scale: f64,
     plan: Mutex<Plan>,
     talks: Mutex<HashMap<String, Talk>>,
-    lacks_replicas: AtomicBool,
 }
 
 /// What a sharer works with.
@@ -124,7 +122,6 @@ impl Sharer {
             time_scale,
             plan: Mutex::new(Plan::new(share.policy, share.replicas, periods, half_life_ms)),
             talks: Mutex::default(),
-            lacks_replicas: AtomicBool::new(false),
         }
     }
 
@@ -170,7 +167,7 @@ impl Sharer {
 
     /// Whether objects that are asked for much have fewer copies than they should have, and hosts that could take them.
     pub fn lacks_replicas(&self) -> bool {
-        self.lacks_replicas.load(Ordering::Relaxed)
+        self.plan().lacks_replicas()
     }
 
     fn due(&self, now_ms: u64, room: usize) -> Vec<Arc<Peer>> {
@@ -233,7 +230,6 @@ impl Sharer {
         let demand = self.catalogue.demand();
         let mut plan = self.plan();
         plan.weigh(leaving, demand.iter(), now_ms);
-        self.lacks_replicas.store(plan.lacks_replicas(), Ordering::Relaxed);
     }
 
     fn drop_copies(&self) {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::progress::Progress;
 use super::{Pull, Puller};
 use crate::identity::{Peer, PeerClientError};
-use crate::replicate::batch::{BATCHES_PATH, BatchError, Decoder, Item, Wanted};
+use crate::replicate::batch::{BATCHES_PATH, BatchError, BatchRequest, Decoder, Item};
 use crate::replicate::messages::OBJECTS_PATH;
 use crate::store::{Incoming, IncomingError};
 use crate::telemetry::PeerLabel;
@@ -151,7 +151,7 @@ impl Puller {
         cancel: &CancellationToken,
     ) -> Result<(), PullError> {
         let Some(origin) = left.first().map(|pull| pull.record.origin.clone()) else { return Ok(()) };
-        let wanted = Wanted { digests: left.iter().map(|pull| pull.record.sha256).collect() };
+        let wanted = BatchRequest { digests: left.iter().map(|pull| pull.record.sha256).collect() };
         let mut decoder = Decoder::new(left.iter().map(|pull| pull.record.size));
         let asking = timeout(self.patience.head, self.client.post(&source.record, BATCHES_PATH, &wanted));
         let answer = cancel.run_until_cancelled(asking).await.ok_or(PullError::Cancelled)?;

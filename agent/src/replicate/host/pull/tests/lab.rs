@@ -28,7 +28,7 @@ use crate::identity::introduction::check;
 use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
 };
-use crate::replicate::batch::{BATCHES_PATH, Wanted, header};
+use crate::replicate::batch::{BATCHES_PATH, BatchRequest, header};
 use crate::replicate::host::admit;
 use crate::replicate::host::terms::Terms;
 use crate::replicate::messages::{
@@ -169,7 +169,7 @@ impl Shared {
         }
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
         if path == BATCHES_PATH {
-            let wanted: Wanted = serde_json::from_slice(&body).unwrap();
+            let wanted: BatchRequest = serde_json::from_slice(&body).unwrap();
             self.asked.lock().unwrap().push(format!("batch of {}", wanted.digests.len()));
             return self.batch(manner, &wanted.digests);
         }
