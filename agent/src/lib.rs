@@ -4,6 +4,7 @@
 //! [`store`]s, from which they [`serve`] it; what came of that is [`publish`]ed to the filter over the [`local_api`], together with
 //! how much to redirect, which follows from the [`load`]. [`identity`] says who is who.
 
+pub mod audit;
 pub mod catalogue;
 pub mod cli;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod local_api;
 pub mod policy;
 pub mod publish;
 pub mod replicate;
+pub mod reputation;
 pub mod run;
 pub mod serve;
 pub mod settings;

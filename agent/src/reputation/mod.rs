@@ -1,0 +1,409 @@
+//! Whom to trust with visitors: first-hand evidence about every peer, and the weight that follows from it.
+//!
+//! Pure: time comes as an argument, in milliseconds since the Unix epoch, and nothing here does I/O, so the simulator runs this very
+//! code. [`formulas`] has the constants. [`integrity`] and [`reliability`] are two separate judgements; an [`account`] joins them with
+//! what else is known of one peer; [`Reputation`] has all accounts. A third party's word never isolates: hearsay raises audits and at most
+//! halves a weight for a while.
+
+pub mod account;
+pub mod formulas;
+pub mod integrity;
+pub mod reliability;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use account::{Account, Cause, Event, Line, Membership, Verdict};
+use formulas::Formulas;
+use integrity::Integrity;
+
+use crate::identity::neighbourhood::registrable;
+
+/// Peers that are remembered; beyond that the one goes that was audited longest ago and has nothing held against it.
+pub const MAX_ACCOUNTS: usize = 16_384;
+
+/// What stays with a registrable domain, whatever names below it come and go.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Marks {
+    /// What own audits say of the bytes.
+    pub integrity: Integrity,
+    /// Of what a proof convicts it.
+    pub convicted: Option<String>,
+}
+
+/// All that is known first-hand of all peers.
+#[derive(Debug, Clone)]
+pub struct Reputation {
+    formulas: Formulas,
+    accounts: BTreeMap<String, Account>,
+    marks: BTreeMap<String, Marks>,
+    changed: BTreeSet<String>,
+}
+
+/// What one audit has found of a peer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audited<'a> {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Path of the object.
+    pub path: &'a str,
+    /// Bytes per second at which the body came, where it was long enough to tell.
+    pub bytes_per_s: Option<f64>,
+}
+
+/// Where a peer stands, the gravest that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum State {
+    /// Gets redirects by its weight.
+    Trusted,
+    /// Gets a share of what newcomers get together.
+    Newcomer,
+    /// Served a wrong body and owes clean audits.
+    Struck {
+        /// How many.
+        owed: u32,
+    },
+    /// Visitors fail there although audits do not.
+    Suspended {
+        /// Until when.
+        until_ms: u64,
+    },
+    /// Served too many wrong bodies.
+    Isolated {
+        /// Until when.
+        until_ms: u64,
+    },
+    /// A proof convicts it, until the operator forgives.
+    Convicted,
+    /// The operator has banned it.
+    Banned,
+}
+
+impl State {
+    /// Whether it gets redirects at all.
+    pub fn gets_redirects(self) -> bool {
+        matches!(self, Self::Trusted | Self::Newcomer)
+    }
+}
+
+/// What follows for redirects.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// 0 to 1; relative to other peers' weights.
+    pub weight: f64,
+    /// Whether it shares what newcomers get together.
+    pub newcomer: bool,
+    /// Why.
+    pub state: State,
+}
+
+/// How much a peer wants auditing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Need {
+    /// Good audits since the last wrong one.
+    pub clean: u32,
+    /// How much more often than others; 0 for not at all.
+    pub factor: f64,
+    /// Gets no redirects at present that audits could go by.
+    pub rests: bool,
+    /// Audits that are due at once.
+    pub first: u32,
+}
+
+/// Why a peer's weight is what it is: the factors whose product it is, and what happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The product of the factors.
+    pub weight: f64,
+    /// Where the peer stands.
+    pub state: State,
+    /// The factors.
+    pub factors: Vec<Factor>,
+    /// Audits by verdict.
+    pub audits: BTreeMap<Verdict, u64>,
+    /// What happened, the oldest first.
+    pub lines: Vec<Line>,
+}
+
+/// One factor of a weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Factor {
+    /// What it is about.
+    pub name: String,
+    /// 0 to 1.
+    pub value: f64,
+    /// What it follows from.
+    pub because: String,
+}
+
+impl Reputation {
+    /// What was known before; nothing at the very first.
+    pub fn new(formulas: Formulas, accounts: BTreeMap<String, Account>, marks: BTreeMap<String, Marks>) -> Self {
+        Self { formulas, accounts, marks, changed: BTreeSet::new() }
+    }
+
+    /// The constants.
+    pub fn formulas(&self) -> &Formulas {
+        &self.formulas
+    }
+
+    /// A domain is a peer from now on. What was held against its registrable domain still is.
+    pub fn meet(&mut self, domain: &str, membership: Membership, now_ms: u64) {
+        match self.accounts.get_mut(domain) {
+            Some(account) if account.membership == membership => return,
+            // An invitation is the operator's word and counts at once; that it ended does not make a stranger of a peer.
+            Some(account) => {
+                account.membership = membership;
+                account.note(Event::Met { membership }, now_ms);
+            }
+            None => {
+                if self.accounts.len() >= MAX_ACCOUNTS && !self.make_room() {
+                    return;
+                }
+                self.accounts.insert(domain.to_owned(), Account::new(membership, &self.formulas, now_ms));
+            }
+        }
+        self.changed.insert(domain.to_owned());
+    }
+
+    /// An audit has come to its end.
+    pub fn audited(&mut self, domain: &str, audited: &Audited<'_>, now_ms: u64) {
+        let Some(account) = self.accounts.get_mut(domain) else { return };
+        account.audited(audited.verdict, audited.path, &self.formulas, now_ms);
+        if let Some(bytes_per_s) = audited.bytes_per_s {
+            account.measured(bytes_per_s);
+        }
+        match audited.verdict {
+            Verdict::Good => {
+                if let Some(marks) = self.marks.get_mut(registrable(domain)) {
+                    marks.integrity.good(&self.formulas);
+                }
+            }
+            Verdict::WrongBytes => {
+                let integrity = &mut self.marks.entry(registrable(domain).to_owned()).or_default().integrity;
+                let isolates = integrity.wrong(&self.formulas, now_ms);
+                let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
+                account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
+            }
+            Verdict::Missing | Verdict::Slow | Verdict::Unreachable => {}
+        }
+        self.changed.insert(domain.to_owned());
+    }
+
+    /// Looks at a peer more closely; true if that is news.
+    pub fn suspected(&mut self, domain: &str, cause: Cause, now_ms: u64) -> bool {
+        let Some(account) = self.accounts.get_mut(domain) else { return false };
+        let is_news = account.suspected(cause, &self.formulas, now_ms);
+        if is_news {
+            self.changed.insert(domain.to_owned());
+        }
+        is_news
+    }
+
+    /// A proof that anybody can check convicts a peer, and whatever else is below its registrable domain.
+    pub fn convicted(&mut self, domain: &str, because: &str, now_ms: u64) {
+        let marks = self.marks.entry(registrable(domain).to_owned()).or_default();
+        if marks.convicted.is_none() {
+            marks.convicted = Some(because.chars().take(256).collect());
+            self.note(domain, Event::Convicted { because: because.chars().take(256).collect() }, now_ms);
+        }
+    }
+
+    /// Visitors of this very site keep failing at a peer although its audits are clean.
+    pub fn suspended(&mut self, domain: &str, because: &str, now_ms: u64) {
+        let Some(account) = self.accounts.get_mut(domain) else { return };
+        if now_ms >= account.suspended_until_ms {
+            account.suspend(because, &self.formulas, now_ms);
+            self.changed.insert(domain.to_owned());
+        }
+    }
+
+    /// The operator forgives; false if nothing is known of the domain.
+    pub fn forgive(&mut self, domain: &str, now_ms: u64) -> bool {
+        let had_marks = self.marks.remove(registrable(domain)).is_some();
+        let account = self.accounts.get_mut(domain);
+        let is_known = account.is_some();
+        if let Some(account) = account {
+            account.forgive(now_ms);
+        }
+        self.changed.insert(domain.to_owned());
+        had_marks || is_known
+    }
+
+    /// The operator bans; false if nothing is known of the domain.
+    pub fn ban(&mut self, domain: &str, now_ms: u64) -> bool {
+        let Some(account) = self.accounts.get_mut(domain) else { return false };
+        account.banned = true;
+        self.note(domain, Event::Banned, now_ms);
+        true
+    }
+
+    /// What follows for redirects to a peer that `needed_bytes_per_s` are to be sent to; nothing gets redirects that is not known.
+    pub fn standing(&self, domain: &str, needed_bytes_per_s: f64, now_ms: u64) -> Standing {
+        let Some(account) = self.accounts.get(domain) else {
+            return Standing { weight: 0.0, newcomer: true, state: State::Newcomer };
+        };
+        let state = self.state(domain, account, now_ms);
+        let newcomer = account.is_newcomer(&self.formulas, now_ms);
+        if !state.gets_redirects() {
+            return Standing { weight: 0.0, newcomer, state };
+        }
+        let reliability = account.reliability.score(account.prior(&self.formulas), &self.formulas, now_ms);
+        let bandwidth = bandwidth(account.measured_bytes_per_s, needed_bytes_per_s);
+        let exposure = account.exposure(&self.formulas, now_ms);
+        let weight = reliability * reliability * bandwidth * account.ramp(&self.formulas) * exposure;
+        // Whoever has passed no audit yet still needs some redirects for audits to go by.
+        Standing { weight: weight.clamp(1e-4, 1.0), newcomer, state }
+    }
+
+    /// How much a peer wants auditing.
+    pub fn need(&self, domain: &str, now_ms: u64) -> Need {
+        let none = Need { clean: 0, factor: 0.0, rests: true, first: 0 };
+        let Some(account) = self.accounts.get(domain) else { return none };
+        let factor = match self.state(domain, account, now_ms) {
+            State::Isolated { .. } | State::Convicted | State::Banned => return none,
+            State::Struck { .. } => self.formulas.strike_audits,
+            _ if account.is_suspected(now_ms) => self.formulas.suspicion_audits,
+            State::Trusted | State::Newcomer | State::Suspended { .. } => 1.0,
+        };
+        let rests = !self.state(domain, account, now_ms).gets_redirects();
+        Need { clean: account.clean, factor, rests, first: account.first_audits }
+    }
+
+    /// Why a peer's weight is what it is; none if nothing is known of it.
+    pub fn why(&self, domain: &str, needed_bytes_per_s: f64, now_ms: u64) -> Option<Explanation> {
+        let account = self.accounts.get(domain)?;
+        let formulas = &self.formulas;
+        let standing = self.standing(domain, needed_bytes_per_s, now_ms);
+        let score = account.reliability.score(account.prior(formulas), formulas, now_ms);
+        let [(good, bad), (good_long, bad_long)] = account.reliability.counts(formulas, now_ms);
+        let invited = if account.membership == Membership::Invited { "invited, counts as" } else { "open, counts as" };
+        let factor = |name: &str, value: f64, because| Factor { name: name.to_owned(), value, because };
+        let factors = vec![
+            factor(
+                "integrity",
+                if standing.state.gets_redirects() { 1.0 } else { 0.0 },
+                self.integrity_in_words(domain, now_ms),
+            ),
+            factor(
+                "reliability",
+                score * score,
+                format!(
+                    "{good:.1} good and {bad:.1} bad lately, {good_long:.1} and {bad_long:.1} in the long run; {invited} {} good from the start",
+                    account.prior(formulas)
+                ),
+            ),
+            factor(
+                "bandwidth",
+                bandwidth(account.measured_bytes_per_s, needed_bytes_per_s),
+                format!("{:.0} bytes/s measured, {needed_bytes_per_s:.0} needed", account.measured_bytes_per_s),
+            ),
+            factor(
+                "newness",
+                account.ramp(formulas),
+                format!("{} clean audits since the last wrong one", account.clean),
+            ),
+            factor(
+                "suspicion",
+                account.exposure(formulas, now_ms),
+                if account.is_suspected(now_ms) { "being looked at more closely" } else { "none" }.to_owned(),
+            ),
+        ];
+        let verdicts =
+            [Verdict::Good, Verdict::WrongBytes, Verdict::Missing, Verdict::Slow, Verdict::Unreachable].into_iter();
+        let audits = verdicts.zip(account.audits).filter(|(_, count)| *count > 0).collect();
+        Some(Explanation {
+            weight: standing.weight,
+            state: standing.state,
+            factors,
+            audits,
+            lines: account.lines().cloned().collect(),
+        })
+    }
+
+    /// One peer.
+    pub fn account(&self, domain: &str) -> Option<&Account> {
+        self.accounts.get(domain)
+    }
+
+    /// What stays with the registrable domain of a peer.
+    pub fn marks(&self, domain: &str) -> Option<&Marks> {
+        self.marks.get(registrable(domain))
+    }
+
+    /// Every peer that is remembered.
+    pub fn domains(&self) -> impl Iterator<Item = &String> {
+        self.accounts.keys()
+    }
+
+    /// Domains whose account or marks changed since this was last asked.
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn state(&self, domain: &str, account: &Account, now_ms: u64) -> State {
+        let none = Marks::default();
+        let marks = self.marks.get(registrable(domain)).unwrap_or(&none);
+        if account.banned {
+            State::Banned
+        } else if marks.convicted.is_some() {
+            State::Convicted
+        } else if marks.integrity.is_isolated(now_ms) {
+            State::Isolated { until_ms: marks.integrity.isolated_until_ms }
+        } else if marks.integrity.owed > 0 {
+            State::Struck { owed: marks.integrity.owed }
+        } else if now_ms < account.suspended_until_ms {
+            State::Suspended { until_ms: account.suspended_until_ms }
+        } else if account.is_newcomer(&self.formulas, now_ms) {
+            State::Newcomer
+        } else {
+            State::Trusted
+        }
+    }
+
+    fn integrity_in_words(&self, domain: &str, now_ms: u64) -> String {
+        let Some(marks) = self.marks(domain) else { return "no wrong body was ever seen".to_owned() };
+        let integrity = &marks.integrity;
+        if let Some(because) = &marks.convicted {
+            return format!("convicted: {because}");
+        }
+        let isolated = if integrity.is_isolated(now_ms) { "isolated, " } else { "" };
+        format!(
+            "{isolated}{} strikes, {} clean audits owed, sum {:.2} of {:.1}, isolated {} times",
+            integrity.strikes.len(),
+            integrity.owed,
+            integrity.cusum,
+            self.formulas.isolate_at,
+            integrity.isolations
+        )
+    }
+
+    fn note(&mut self, domain: &str, event: Event, now_ms: u64) {
+        if let Some(account) = self.accounts.get_mut(domain) {
+            account.note(event, now_ms);
+        }
+        self.changed.insert(domain.to_owned());
+    }
+
+    fn make_room(&mut self) -> bool {
+        let is_blameless =
+            |(domain, account): &(&String, &Account)| !account.banned && !self.marks.contains_key(registrable(domain));
+        let oldest = self.accounts.iter().filter(is_blameless).min_by_key(|(_, account)| account.audited_ms);
+        let Some(domain) = oldest.map(|(domain, _)| domain.clone()) else { return false };
+        self.accounts.remove(&domain);
+        self.changed.insert(domain);
+        true
+    }
+}
+
+/// The share of what is needed that a peer was seen to deliver; 1 as long as that is not known.
+fn bandwidth(measured_bytes_per_s: f64, needed_bytes_per_s: f64) -> f64 {
+    if measured_bytes_per_s <= 0.0 || needed_bytes_per_s <= 0.0 {
+        return 1.0;
+    }
+    (measured_bytes_per_s / needed_bytes_per_s).min(1.0)
+}
