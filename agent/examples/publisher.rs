@@ -19,7 +19,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use p2pcdn_agent::http_server::{Body, empty, read_body, serve, text, with_body};
 use p2pcdn_agent::local_api::SYNC_PATH;
-use p2pcdn_agent::publish::Board;
+use p2pcdn_agent::publish::{Board, Exposure};
 use p2pcdn_core::decide::{ONE_PPM, Steering};
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
@@ -36,6 +36,7 @@ const HOLDERS: [&str; 3] = ["a.example", "b.example", "c.example"];
 const SIZE: u64 = 20 << 10;
 /// More than any benchmark redirects.
 const LEASE_BYTES_PER_S: u64 = 1 << 50;
+const EXPOSURE: Exposure = Exposure { weight: 1000, newcomer: false, lease_bytes_per_s: LEASE_BYTES_PER_S };
 /// Longer than any benchmark pauses.
 const TTL_MS: u32 = 600_000;
 /// How finely changes are spread over a second.
@@ -71,7 +72,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn filled(objects: u32) -> Board {
     let board = Board::new(ORIGIN.into(), 1, HashKey([1, 2]));
     for domain in HOLDERS {
-        board.set_peer(domain, &format!("replica.{domain}"), 1000, LEASE_BYTES_PER_S);
+        board.set_peer(domain, &format!("replica.{domain}"), EXPOSURE);
     }
     for number in 0..objects {
         let (path, sha256) = (path(number), sha256(number));
@@ -139,7 +140,7 @@ impl Publisher {
             return empty(StatusCode::NO_CONTENT);
         }
         if let Some(name) = path.strip_prefix("/rename/") {
-            self.board.set_peer(HOLDERS[0], name, 1000, LEASE_BYTES_PER_S);
+            self.board.set_peer(HOLDERS[0], name, EXPOSURE);
             return empty(StatusCode::NO_CONTENT);
         }
         if path == "/loaded" {

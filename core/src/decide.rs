@@ -121,38 +121,66 @@ pub struct Candidate {
     pub holder: u16,
     /// 1 to 1000.
     pub weight: u16,
+    /// Has yet to prove itself.
+    pub newcomer: bool,
 }
+
+/// What newcomers get together of all redirects, in millionths.
+pub const NEWCOMERS_PPM: u32 = 100_000;
 
 /// Chooses a holder, or none where the caps leave the request to the origin.
 ///
 /// In a pure balancer holders take turns (`turn` counts up); one with less than the greatest weight, as after a recovery, misses
-/// turns in proportion. Otherwise the draw is by weight, and with three or more candidates none gets more than 2/R. `draw_ppm` is
-/// uniform in `0..ONE_PPM`.
+/// turns in proportion. Otherwise the draw is by weight, and with three or more candidates none gets more than 2/R. Newcomers get as
+/// many turns or draws as others, but at most [`NEWCOMERS_PPM`] together, whether there are others or not. `draw_ppm` is uniform in
+/// `0..ONE_PPM`.
 pub fn choose(candidates: &[Candidate], pure_balancer: bool, turn: u64, draw_ppm: u32) -> Option<u16> {
-    if pure_balancer { take_turn(candidates, turn, draw_ppm) } else { draw_by_weight(candidates, draw_ppm) }
+    let newcomers = candidates.iter().filter(|c| c.newcomer).count() as u64;
+    if newcomers == 0 {
+        return choose_of(candidates.iter(), candidates.len(), pure_balancer, turn, u64::from(draw_ppm));
+    }
+    let (one, all) = (u64::from(ONE_PPM), candidates.len() as u64);
+    let share = (newcomers * one).checked_div(all)?.min(u64::from(NEWCOMERS_PPM)).max(1);
+    let draw = u64::from(draw_ppm);
+    let (newcomer, draw) =
+        if draw < share { (true, draw * one / share) } else { (false, (draw - share) * one / (one - share)) };
+    let group = candidates.iter().filter(move |c| c.newcomer == newcomer);
+    let size = if newcomer { newcomers } else { all - newcomers };
+    choose_of(group, usize::try_from(size).ok()?, pure_balancer, turn, draw)
 }
 
-fn take_turn(candidates: &[Candidate], turn: u64, draw_ppm: u32) -> Option<u16> {
-    let greatest = u64::from(candidates.iter().map(|c| c.weight).max()?);
-    let first = usize::try_from(turn.checked_rem(candidates.len() as u64)?).ok()?;
-    let in_turn = candidates.iter().cycle().skip(first).take(candidates.len());
-    let threshold = u64::from(draw_ppm).saturating_mul(greatest);
-    in_turn.into_iter().find(|c| threshold < u64::from(c.weight) * u64::from(ONE_PPM)).map(|c| c.holder)
+fn choose_of<'a>(
+    group: impl Iterator<Item = &'a Candidate> + Clone,
+    size: usize,
+    pure_balancer: bool,
+    turn: u64,
+    draw: u64,
+) -> Option<u16> {
+    if pure_balancer { take_turn(group, size, turn, draw) } else { draw_by_weight(group, size, draw) }
 }
 
-fn draw_by_weight(candidates: &[Candidate], draw_ppm: u32) -> Option<u16> {
-    let total: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
+fn take_turn<'a>(group: impl Iterator<Item = &'a Candidate> + Clone, size: usize, turn: u64, draw: u64) -> Option<u16> {
+    let greatest = u64::from(group.clone().map(|c| c.weight).max()?);
+    let first = usize::try_from(turn.checked_rem(size as u64)?).ok()?;
+    let mut in_turn = group.cycle().skip(first).take(size);
+    let threshold = draw.saturating_mul(greatest);
+    in_turn.find(|c| threshold < u64::from(c.weight) * u64::from(ONE_PPM)).map(|c| c.holder)
+}
+
+fn draw_by_weight<'a>(group: impl Iterator<Item = &'a Candidate> + Clone, size: usize, draw: u64) -> Option<u16> {
+    let total: u64 = group.clone().map(|c| u64::from(c.weight)).sum();
     let one = u64::from(ONE_PPM);
-    let cap = if candidates.len() >= 3 { (2 * one).checked_div(candidates.len() as u64)? } else { one };
-    let mut below = 0;
-    for candidate in candidates {
+    let cap = if size >= 3 { (2 * one).checked_div(size as u64)? } else { one };
+    let (mut below, mut last) = (0, None);
+    for candidate in group {
         below += (u64::from(candidate.weight) * one).checked_div(total)?.min(cap);
-        if u64::from(draw_ppm) < below {
+        if draw < below {
             return Some(candidate.holder);
         }
+        last = Some(candidate.holder);
     }
     // Rounding down leaves a sliver of the draws to nobody: with fewer than three candidates nothing is meant to stay.
-    candidates.last().filter(|_| candidates.len() < 3).map(|c| c.holder)
+    last.filter(|_| size < 3)
 }
 
 #[cfg(test)]
@@ -235,7 +263,7 @@ mod tests {
     }
 
     fn weights(weights: &[u16]) -> Vec<Candidate> {
-        weights.iter().enumerate().map(|(i, w)| Candidate { holder: i as u16, weight: *w }).collect()
+        weights.iter().enumerate().map(|(i, w)| Candidate { holder: i as u16, weight: *w, newcomer: false }).collect()
     }
 
     #[test]
@@ -257,6 +285,27 @@ mod tests {
         assert!((got - 0.05).abs() < 0.01, "one tenth of its turns, got {got}");
     }
 
+    #[test]
+    fn newcomers_get_a_tenth_together_however_many_and_whoever_else_there_is() {
+        for pure in [false, true] {
+            let mut candidates = weights(&[1000, 1000, 1000, 5, 5, 5]);
+            candidates.iter_mut().skip(3).for_each(|c| c.newcomer = true);
+            let of_newcomers: f64 = (3..6).map(|holder| share(&candidates, pure, holder)).sum();
+            assert!((of_newcomers - 0.1).abs() < 0.01, "{of_newcomers}");
+            assert!((share(&candidates, pure, 0) - 0.3).abs() < 0.01);
+            candidates.iter_mut().for_each(|c| c.newcomer = true);
+            let all: f64 = (0..6).map(|holder| share(&candidates, pure, holder)).sum();
+            assert!(all <= 0.11, "the rest stays local: {all}");
+        }
+    }
+
+    #[test]
+    fn one_newcomer_among_many_gets_no_more_than_its_turn() {
+        let mut candidates = weights(&[1000; 20]);
+        candidates[19].newcomer = true;
+        assert!((share(&candidates, true, 19) - 0.05).abs() < 0.01);
+    }
+
     proptest! {
         #[test]
         fn fractions_stay_within_bounds_whatever_is_measured(
@@ -270,11 +319,13 @@ mod tests {
 
         #[test]
         fn only_candidates_are_chosen(
-            weights in prop::collection::vec(1..=1000u16, 0..12), pure: bool, turn: u64, draw in 0..ONE_PPM
+            weights in prop::collection::vec(1..=1000u16, 0..12), pure: bool, turn: u64, draw in 0..ONE_PPM, mask: u16
         ) {
-            let candidates = self::weights(&weights);
+            let mut candidates = self::weights(&weights);
             let chosen = choose(&candidates, pure, turn, draw);
             prop_assert!(chosen.is_none_or(|h| usize::from(h) < candidates.len()));
+            candidates.iter_mut().enumerate().for_each(|(at, c)| c.newcomer = mask >> at & 1 == 1);
+            prop_assert!(choose(&candidates, pure, turn, draw).is_none_or(|h| usize::from(h) < candidates.len()));
             prop_assert!(chosen.is_some() || !(pure || (1..3).contains(&candidates.len())) || candidates.is_empty());
         }
     }

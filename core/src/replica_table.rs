@@ -42,6 +42,8 @@ pub struct Holder {
     pub authority: Box<str>,
     /// 0 to 1000.
     pub weight: u16,
+    /// See [`HolderRow::newcomer`].
+    pub newcomer: bool,
     /// Bytes per second that it grants to the whole site.
     pub lease_bytes_per_s: u64,
     /// What the site's Content-Security-Policy keeps browsers from loading there.
@@ -241,6 +243,7 @@ impl ReplicaTable {
         *slot = Some(Holder {
             authority: row.authority.into_boxed_str(),
             weight: row.weight,
+            newcomer: row.newcomer,
             lease_bytes_per_s: row.lease_bytes_per_s,
             blocked: row.blocked,
             lease,
@@ -352,6 +355,7 @@ mod tests {
             id,
             authority: authority.into(),
             weight,
+            newcomer: false,
             lease_bytes_per_s: 10,
             blocked: Destinations::NONE,
         })

@@ -16,7 +16,7 @@ use crate::lookup::HashKey;
 use crate::object::{Class, Embedding, Sha256, Sharing};
 
 /// Format version of the body; a reader accepts its own and says so otherwise.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 /// Most bytes of one frame in either direction: what the slowest proxy host still takes in without stalling its worker.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Most hot keys in one report.
@@ -217,6 +217,8 @@ pub struct HolderRow {
     pub weight: u16,
     /// Bytes per second that it grants to this origin.
     pub lease_bytes_per_s: u64,
+    /// Has yet to prove itself, see [`crate::decide::choose`].
+    pub newcomer: bool,
     /// What browsers cannot load there because the site's own Content-Security-Policy forbids it, or may and nobody knows.
     pub blocked: Destinations,
 }
@@ -348,7 +350,14 @@ mod tests {
         prop_oneof![
             (any::<u16>(), ".{0,40}", any::<u16>(), any::<u64>()).prop_map(
                 |(id, authority, weight, lease_bytes_per_s)| {
-                    Op::Holder(HolderRow { id, authority, weight, lease_bytes_per_s, blocked: Destinations::NONE })
+                    Op::Holder(HolderRow {
+                        id,
+                        authority,
+                        weight,
+                        lease_bytes_per_s,
+                        newcomer: weight % 2 == 1,
+                        blocked: Destinations::NONE,
+                    })
                 }
             ),
             (any::<u16>(), prop::collection::vec(any::<u16>(), 0..40))

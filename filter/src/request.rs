@@ -284,7 +284,7 @@ pub(crate) fn gather(candidates: &mut Vec<Candidate>, table: &ReplicaTable, foun
     candidates.extend(found.holders.iter().filter_map(|id| {
         let holder = table.holder(*id)?;
         let can_take = holder.weight > 0 && holder.lease.is_open() && !is_blocked(holder.blocked, client);
-        can_take.then_some(Candidate { holder: *id, weight: holder.weight })
+        can_take.then_some(Candidate { holder: *id, weight: holder.weight, newcomer: holder.newcomer })
     }));
 }
 

@@ -52,6 +52,17 @@ struct Peer {
     sampled: u64,
 }
 
+/// What a peer may get of the site's visitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exposure {
+    /// 0 to 1000.
+    pub weight: u16,
+    /// See [`HolderRow::newcomer`].
+    pub newcomer: bool,
+    /// Bytes per second that it grants.
+    pub lease_bytes_per_s: u64,
+}
+
 /// The part of an [`p2pcdn_core::sync::Update`] that concerns the table.
 #[derive(Debug, PartialEq)]
 pub struct Changes {
@@ -181,7 +192,7 @@ impl Board {
     }
 
     /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects.
-    pub fn set_peer(&self, domain: &str, authority: &str, weight: u16, lease_bytes_per_s: u64) -> bool {
+    pub fn set_peer(&self, domain: &str, authority: &str, exposure: Exposure) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let at = inner.number(domain).map_or(inner.peers.len(), usize::from);
@@ -191,7 +202,9 @@ impl Board {
         // What a policy says about one name says nothing about another.
         let known = inner.peers.get(at).filter(|peer| peer.row.authority == authority);
         let blocked = known.map_or(inner.blocked_at_first, |peer| peer.row.blocked);
-        let row = HolderRow { id: at as u16, authority: authority.to_owned(), weight, lease_bytes_per_s, blocked };
+        let Exposure { weight, newcomer, lease_bytes_per_s } = exposure;
+        let row =
+            HolderRow { id: at as u16, authority: authority.to_owned(), weight, newcomer, lease_bytes_per_s, blocked };
         match inner.peers.get_mut(at) {
             Some(peer) if peer.row == row => return true,
             Some(peer) => peer.row = row.clone(),
@@ -301,6 +314,16 @@ impl Board {
         let next = peer.held.range((Bound::Excluded(peer.sampled), Bound::Unbounded)).next();
         peer.sampled = *next.or_else(|| peer.held.first())?;
         let path = inner.paths.get(&peer.sampled)?;
+        Some(Copy { path: path.to_string(), sha256: inner.objects.get(path)?.row.sha256 })
+    }
+
+    /// A copy that the peer should have, each as likely as any other; `draw` is uniform.
+    pub fn any_of(&self, domain: &str, draw: u64) -> Option<Copy> {
+        let inner = self.inner();
+        let peer = inner.peers.get(usize::from(inner.number(domain)?))?;
+        // Keys are keyed hashes, so the next one after any number is anyone's.
+        let key = peer.held.range(draw..).next().or_else(|| peer.held.first())?;
+        let path = inner.paths.get(key)?;
         Some(Copy { path: path.to_string(), sha256: inner.objects.get(path)?.row.sha256 })
     }
 

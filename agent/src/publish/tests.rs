@@ -6,6 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn exposure(weight: u16, lease_bytes_per_s: u64) -> Exposure {
+    Exposure { weight, newcomer: false, lease_bytes_per_s }
+}
+
 fn board() -> Board {
     Board::new("a.test".into(), 7, HashKey([1, 2]))
 }
@@ -58,7 +62,7 @@ impl Vm {
 #[test]
 fn an_object_is_visible_while_somebody_holds_its_present_version() {
     let (board, mut vm) = (board(), Vm::new());
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     vm.step(&board);
     assert_eq!(vm.holders(&board, "/x"), None);
@@ -80,7 +84,7 @@ fn an_object_is_visible_while_somebody_holds_its_present_version() {
 #[test]
 fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
     let (board, mut vm) = (board(), Vm::new());
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
     vm.step(&board);
@@ -96,7 +100,7 @@ fn a_changed_object_leaves_the_table_before_its_new_version_enters() {
 #[test]
 fn a_former_peer_is_no_holder_any_more() {
     let (board, mut vm) = (board(), Vm::new());
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     board.set_holder("/x", &Sha256([1; 32]), "b.test", true);
     board.forget_holder("b.test");
@@ -108,7 +112,7 @@ fn a_former_peer_is_no_holder_any_more() {
 #[test]
 fn a_vm_of_another_session_starts_again() {
     let board = board();
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     let stranger = Have { session: 6, version: 0, progress: Progress::Complete };
     let changes = board.changes_since(stranger);
     assert!(changes.clear);
@@ -120,7 +124,7 @@ fn a_vm_of_another_session_starts_again() {
 #[test]
 fn a_vm_that_lags_behind_the_log_catches_up_by_snapshot_in_bounded_pages() {
     let (board, mut vm) = (board(), Vm::new());
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     vm.step(&board);
     for i in 0..40_000 {
         let path = format!("/{i}");
@@ -152,7 +156,7 @@ fn an_object_with_many_holders_shows_as_many_as_the_filter_takes() {
     board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
     for i in 0..40 {
         let domain = format!("p{i}.test");
-        board.set_peer(&domain, &domain, 1000, 10);
+        board.set_peer(&domain, &domain, exposure(1000, 10));
         board.set_holder("/x", &Sha256([1; 32]), &domain, true);
     }
     vm.step(&board);
@@ -162,7 +166,7 @@ fn an_object_with_many_holders_shows_as_many_as_the_filter_takes() {
 #[tokio::test]
 async fn whatever_changes_about_an_object_is_told_once() {
     let board = board();
-    board.set_peer("b.test", "r.b.test", 1000, 10);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 10));
     let sha256 = Sha256([1; 32]);
     let touched = || {
         let mut touched: Vec<String> = board.take_touched().iter().map(ToString::to_string).collect();
@@ -216,7 +220,7 @@ proptest! {
                     board.set_holder(&format!("/{path}"), &Sha256([version; 32]), &format!("{domain}.test"), holds);
                 }
                 Event::Peer(domain, weight) => {
-                    board.set_peer(&format!("{domain}.test"), &format!("{domain}.test"), weight, 1);
+                    board.set_peer(&format!("{domain}.test"), &format!("{domain}.test"), exposure(weight, 1));
                 }
                 Event::Sync => vm.step(&board),
             }
@@ -251,14 +255,14 @@ fn what_is_blocked_at_a_name_stays_blocked_until_something_else_is_said() {
         vm.step(&board);
         vm.table.holder(0).expect("a holder").blocked
     };
-    board.set_peer("b.test", "r.b.test", 0, 10);
+    board.set_peer("b.test", "r.b.test", exposure(0, 10));
     assert_eq!(blocked(&mut vm), font);
     board.set_blocked("b.test", "r.b.test", image);
     board.set_blocked("c.test", "r.c.test", image);
     assert_eq!(blocked(&mut vm), image);
-    board.set_peer("b.test", "r.b.test", 1000, 20);
+    board.set_peer("b.test", "r.b.test", exposure(1000, 20));
     assert_eq!(blocked(&mut vm), image);
-    board.set_peer("b.test", "new.b.test", 1000, 20);
+    board.set_peer("b.test", "new.b.test", exposure(1000, 20));
     assert_eq!(blocked(&mut vm), font, "another name is another matter");
     board.set_blocked("b.test", "r.b.test", image);
     assert_eq!(blocked(&mut vm), font, "what was worked out for the old name is of no use");

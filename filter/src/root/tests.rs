@@ -134,7 +134,7 @@ fn holder(lease_bytes_per_s: u64) -> Op {
 
 fn holder_row(lease_bytes_per_s: u64) -> HolderRow {
     let authority = "replica.b.test".into();
-    HolderRow { id: 0, authority, weight: 1000, lease_bytes_per_s, blocked: Destinations::NONE }
+    HolderRow { id: 0, authority, weight: 1000, newcomer: false, lease_bytes_per_s, blocked: Destinations::NONE }
 }
 
 fn object(path: &str, class: Class) -> Op {

@@ -7,7 +7,7 @@ use p2pcdn_core::object::Sha256;
 use p2pcdn_core::peer::PeerRecord;
 use serde::{Deserialize, Serialize};
 
-use crate::publish::Board;
+use crate::publish::{Board, Exposure};
 use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
 
 /// Weight of a host in good health, in thousandths.
@@ -224,7 +224,9 @@ impl Holders {
     }
 
     fn publish(&self, domain: &str, holder: &Holder) {
-        if !self.board.set_peer(domain, &holder.replica_name, holder.health.weight(), holder.lease_bytes_per_s) {
+        let lease_bytes_per_s = holder.lease_bytes_per_s;
+        let exposure = Exposure { weight: holder.health.weight(), newcomer: false, lease_bytes_per_s };
+        if !self.board.set_peer(domain, &holder.replica_name, exposure) {
             tracing::warn!(peer = %domain, "too many holders, leaving this one out of redirects");
         }
     }
