@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::membership::Membership;
+use super::neighbourhood::{Network, network};
 use super::once_per::OncePerMinute;
 use super::plain::plain;
 use super::proxy_protocol::{ProxyProtocolError, read_header};
@@ -297,22 +298,20 @@ impl Gate {
 
 /// Connections per network prefix; at most as many entries as there are connections.
 #[derive(Default)]
-struct Prefixes(Mutex<HashMap<u64, usize>>);
+struct Prefixes(Mutex<HashMap<Network, usize>>);
 
 /// One connection's place among those of its network.
 struct Slot {
     prefixes: Arc<Prefixes>,
-    prefix: u64,
+    prefix: Network,
 }
 
 impl Prefixes {
     fn enter(prefixes: &Arc<Self>, remote: IpAddr, most: usize) -> Result<Option<Slot>, HandshakeError> {
-        let remote = remote.to_canonical();
-        let prefix = match remote {
-            _ if remote.is_loopback() => return Ok(None),
-            IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8) | 1 << 63,
-            IpAddr::V6(v6) => (v6.to_bits() >> 80) as u64,
-        };
+        if remote.to_canonical().is_loopback() {
+            return Ok(None);
+        }
+        let prefix = network(remote);
         let mut counts = prefixes.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(prefix).or_default();
         if *count >= most {
