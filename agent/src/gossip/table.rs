@@ -363,3 +363,6 @@ fn mix(id: u64, blob: &Blob) -> u64 {
     }
     bits ^ bits >> 33
 }
+
+#[cfg(test)]
+mod tests;
