@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::membership::{MembershipError, PEERS, parse};
 use super::node_key::{NodeKey, NodeKeyError, StateLock, write_durably};
+use super::rotate::{self, RotateError};
+use super::rotation::Rotations;
 use super::sequence::{COUNTERS, restored};
 
 /// A backup, as it stands in its file.
@@ -25,6 +27,9 @@ pub struct Backup {
     node_key: String,
     counters: BTreeMap<String, u64>,
     peers: BTreeMap<String, Value>,
+    /// How the key followed from former ones.
+    #[serde(default)]
+    rotations: Rotations,
 }
 
 /// Why there is no backup, or nothing was restored from one.
@@ -58,6 +63,9 @@ pub enum BackupError {
     /// The key in the state directory cannot be used.
     #[error(transparent)]
     Key(NodeKeyError),
+    /// What former keys have said cannot be read.
+    #[error(transparent)]
+    Rotations(#[from] RotateError),
     /// A peer's entry is damaged.
     #[error(transparent)]
     Peer(#[from] MembershipError),
@@ -103,6 +111,7 @@ impl Backup {
             node_key: key.pem().map_err(BackupError::Key)?,
             counters,
             peers: peers.collect::<Result<_, BackupError>>()?,
+            rotations: rotate::load(state_dir, &key.public())?,
         })
     }
 
@@ -138,7 +147,7 @@ impl Backup {
             return Err(BackupError::Domain { backup: self.domain.clone(), settings: domain.to_owned() });
         }
         let lock = NodeKey::lock(state_dir).map_err(|error| BackupError::of_key(error, state_dir))?;
-        for name in ["node.key", "state.redb"] {
+        for name in ["node.key", "state.redb", rotate::FILE] {
             let path = state_dir.join(name);
             if path.exists() {
                 if !force {
@@ -152,6 +161,9 @@ impl Backup {
         OpenOptions::new().create(true).truncate(true).write(true).open(&temporary).map_err(fault(&temporary))?;
         self.fill(&temporary, now_s)?;
         std::fs::rename(&temporary, &path).map_err(fault(&path))?;
+        if !self.rotations.rotations.is_empty() {
+            rotate::store(state_dir, &self.rotations).map_err(BackupError::Key)?;
+        }
         // The key is last: without it nothing is restored, and the next attempt begins anew.
         lock.put_key(&self.node_key).map_err(BackupError::Key)
     }
