@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, Purge};
+use crate::clock::now_s;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
@@ -137,7 +138,7 @@ impl LocalApi {
         let outcome = match path {
             PEER_ADD_PATH => self.membership.invite(&domain).map(|()| true),
             PEER_ACCEPT_PATH => self.membership.accept(&domain).map(|()| true),
-            _ => self.membership.remove(&domain),
+            _ => self.membership.remove(&domain, now_s()),
         };
         match outcome {
             Ok(true) => json(StatusCode::OK, &self.peer_status(&domain)),

@@ -146,3 +146,10 @@ fn a_host_says_what_it_spares() {
         assert_eq!(keys_of(load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[])), [key]);
     }
 }
+
+#[test]
+fn membership_is_by_invitation_unless_it_is_opened() {
+    let open = |lines: &str| load(&format!("site.domain = \"a.test\"\n{lines}"), &[]).map(|s| s.open_membership);
+    assert!(!open("").expect("good settings") && open("peers.membership = \"open\"").expect("good settings"));
+    assert_eq!(keys_of(load("site.domain = \"a.test\"\npeers.membership = \"closed\"", &[])), ["peers.membership"]);
+}
