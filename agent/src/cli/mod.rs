@@ -11,6 +11,7 @@ mod leave;
 mod peer;
 mod purge;
 mod show;
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ use crate::identity::backup::BackupError;
 use crate::identity::rotate::RotateError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
+use crate::simulate::plots::PlotError;
+use crate::simulate::scenario::ScenarioError;
 use crate::{shutdown, telemetry};
 use client::ClientError;
 use init::InitError;
@@ -103,6 +106,11 @@ enum Command {
     Key(key::KeyCommand),
     /// Make this the site of a backup, in a state directory that is fresh or, with --force, replaced.
     Restore(backup::BackupArgs),
+    /// See in virtual time what the rules of trust are worth.
+    ///
+    /// Runs the agent's own code in a made-up world of sites and hosts, some of which are dishonest in ways that a scenario describes. Needs no
+    /// settings and no agent, and is the same for the same seeds. The exit status is 5 if a target is missed.
+    Simulate(simulate::SimulateArgs),
     /// Check the settings and say everything that is wrong with them.
     CheckConfig(show::Format),
 }
@@ -120,6 +128,12 @@ enum CliError {
     Init(#[from] InitError),
     #[error("{0} of what was looked at would go wrong in browsers")]
     Problems(usize),
+    #[error("{0} targets are missed")]
+    Targets(usize),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Plot(#[from] PlotError),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
     #[error(transparent)]
@@ -136,17 +150,18 @@ enum CliError {
 
 impl CliError {
     /// 1 for what may go better next time, 2 for settings and arguments, 3 if the agent does not run, 4 if it refuses, 5 for what
-    /// `doctor` found.
+    /// `doctor` found, and for targets that `simulate` misses.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Settings(_) | Self::Init(_) => 2,
+            Self::Settings(_) | Self::Init(_) | Self::Scenario(_) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
-            Self::Problems(_) => 5,
+            Self::Problems(_) | Self::Targets(_) => 5,
             Self::Backup(_)
             | Self::Rotate(_)
             | Self::Tls(_)
             | Self::Run(_)
+            | Self::Plot(_)
             | Self::Client(_)
             | Self::Start(_)
             | Self::Output(_)
@@ -175,6 +190,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Key(command) => Ok(key::run(&load()?, &command)?),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Run => run(load()?),
         Command::Doctor(args) => {
             let settings = load()?;

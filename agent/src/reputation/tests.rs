@@ -118,9 +118,9 @@ fn visitors_evidence_rests_redirects_for_longer_each_time() {
     let mut reputation = with(&[("b.example", Membership::Invited)]);
     reputation.suspended("b.example", "three networks", 1);
     reputation.suspended("b.example", "again while it lasts", 2);
-    assert_eq!(state(&reputation, "b.example", 3), State::Suspended { until_ms: 1 + 7 * DAY_MS });
-    reputation.suspended("b.example", "three networks", 8 * DAY_MS);
-    assert_eq!(state(&reputation, "b.example", 9 * DAY_MS), State::Suspended { until_ms: 22 * DAY_MS });
+    assert_eq!(state(&reputation, "b.example", 3), State::Suspended { until_ms: 1 + 30 * DAY_MS });
+    reputation.suspended("b.example", "three networks", 31 * DAY_MS);
+    assert_eq!(state(&reputation, "b.example", 32 * DAY_MS), State::Suspended { until_ms: 91 * DAY_MS });
 }
 
 #[test]

@@ -1,0 +1,3 @@
+//! What visitors' browsers find out about hosts.
+
+pub mod judge;
