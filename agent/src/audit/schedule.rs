@@ -27,6 +27,8 @@ pub struct Budget {
 const MAX_DUE: u32 = 64;
 /// Bytes that a new budget starts with: the first audits must not wait for the first redirects.
 const ADVANCE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
+/// What is kept back, since several audits may be due at once, and none ends before it has begun.
+const RESERVE_BYTES: f64 = 512.0 * 1024.0;
 
 impl Traffic {
     /// Takes in the redirects since the last step, and says how many audits that makes due on average.
@@ -88,7 +90,7 @@ impl Budget {
 
     /// Whether audits beyond the floor may be made.
     pub fn has_room(&self) -> bool {
-        self.first_ms.is_none() || self.balance > 0.0
+        self.first_ms.is_none() || self.balance > RESERVE_BYTES
     }
 }
 

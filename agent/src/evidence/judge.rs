@@ -115,7 +115,7 @@ impl Judge {
         Self { bounds, records: HashMap::new(), visits: Visits::default(), seen: Seen::default() }
     }
 
-    /// Takes a report; `holders` is how many hosts this site has.
+    /// Takes a report; `holders` is how many hosts this site has, or could have at once.
     ///
     /// # Errors
     /// [`Ignored`] if it does not count.
@@ -290,7 +290,7 @@ impl Judge {
         least.map(|(holder, excess)| (holder.clone(), excess))
     }
 
-    /// The rate of the better half of all other hosts: the worse half may be in league or as bad.
+    /// The rate of the best third of all other hosts: the rest may be in league or as bad.
     fn others(&self, holder: &str, fault: Fault) -> Rate {
         let is_compared = |other: &str, record: &Record| {
             other != holder && record.checks > 0.0 && !matches!(record.state, State::Suspended { .. })
@@ -299,7 +299,7 @@ impl Judge {
         let mut rates: Vec<Rate> =
             others.map(|(_, record)| Rate { bad: record.faults[fault as usize].count, of: record.checks }).collect();
         rates.sort_unstable_by(|a, b| (a.bad / a.of).total_cmp(&(b.bad / b.of)).then(b.of.total_cmp(&a.of)));
-        let kept = rates.len() - rates.len() / 2;
+        let kept = rates.len().div_ceil(3);
         let sum = |sum: Rate, rate: &Rate| Rate { bad: sum.bad + rate.bad, of: sum.of + rate.of };
         rates.iter().take(kept).fold(Rate { bad: 0.0, of: 0.0 }, sum)
     }

@@ -189,11 +189,12 @@ impl Site {
         self.look_at(place, now_ms);
     }
 
-    /// A visitor's browser looks at what a holder gives it, which three times in four is one that there are doubts about, if any.
+    /// A visitor's browser looks at what a holder gives it, which two times in five is one that there are doubts about, if any.
     fn look(&mut self, drawn: usize, object: u64, common: &Common<'_>, rng: &mut Rng, now_ms: u64) {
-        let (Some(judge), holders) = (&mut self.judge, self.holders.len()) else { return };
+        let hosts = self.possible_hosts();
+        let Some(judge) = &mut self.judge else { return };
         let mut place = drawn;
-        if rng.f64() < 0.75 {
+        if rng.f64() < 0.4 {
             let mut doubtful: Vec<&str> = judge.doubtful(now_ms).collect();
             doubtful.sort_unstable();
             let chosen = rng.choice(doubtful);
@@ -208,8 +209,13 @@ impl Site {
         };
         let network = u64::from(rng.u32(..common.world.visitor_networks));
         let report = Report { holder: &holder.domain, object, network, found };
-        let findings = judge.report(&report, holders, now_ms).unwrap_or_default();
+        let findings = judge.report(&report, hosts, now_ms).unwrap_or_default();
         self.conclude(findings, now_ms);
+    }
+
+    /// Who could hold its objects: whoever is suspended is replaced.
+    fn possible_hosts(&self) -> usize {
+        self.acquaintances.len().max(self.holders.len())
     }
 
     fn conclude(&mut self, findings: Vec<Finding>, now_ms: u64) {
@@ -231,8 +237,8 @@ impl Site {
 
     /// What goes by the clock: weights grow and fade, holders are lost and found.
     pub(super) fn hour(&mut self, common: &Common<'_>, outcome: &mut Outcome, rng: &mut Rng, now_ms: u64) {
-        let holders = self.holders.len();
-        let ended = self.judge.as_mut().map(|judge| judge.tick(holders, now_ms));
+        let (holders, hosts) = (self.holders.len(), self.possible_hosts());
+        let ended = self.judge.as_mut().map(|judge| judge.tick(hosts, now_ms));
         self.conclude(ended.unwrap_or_default(), now_ms);
         for place in 0..holders {
             self.look_at(place, now_ms);
