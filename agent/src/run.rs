@@ -16,6 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::auditor::{self, Auditor};
+use crate::audit::client::AuditClient;
 use crate::catalogue::learn::Learner;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
@@ -41,6 +43,7 @@ use crate::replicate::origin::probe::Prober;
 use crate::replicate::origin::share::{self, Sharer};
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::upload::Uploads;
+use crate::reputation::book::Book;
 use crate::serve::ReplicaServer;
 use crate::serve::leases::Leases;
 use crate::settings::{LocalAddress, Settings};
@@ -94,6 +97,9 @@ pub enum RunError {
     /// The terms of hosting could not be read.
     #[error(transparent)]
     Terms(#[from] TermsError),
+    /// What was known of peers could not be read.
+    #[error("reputations: {0}")]
+    Book(#[source] Box<redb::Error>),
     /// Withdrawals that are yet to be told could not be read.
     #[error("withdrawals: {0}")]
     Outbox(#[from] Box<redb::Error>),
@@ -153,6 +159,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let certificate = NodeCertificate::new(&key)?;
     let peer_tls = certificate.server_config()?;
     let web_tls = web_client_config(&settings.extra_roots)?;
+    let audit_tls = web_tls.clone();
     let connector = Arc::new(Connector::new(settings.allow_private, web_tls.clone()));
     let client = Arc::new(PeerClient::new(connector.clone(), certificate));
     let introducer = Arc::new(Introducer::new(
@@ -172,7 +179,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         max_unfinished_bytes: store.unfinished_bytes,
     };
     let store = Arc::new(ReplicaStore::open(location).await?);
-    let terms = Arc::new(Terms::open(db.clone(), settings.host.clone(), now_s(), monotonic_ms())?);
+    let trust = settings.trust.clone();
+    let book = Arc::new(Book::open(db.clone(), trust.formulas, trust.mode).map_err(RunError::Book)?);
+    let terms = Arc::new(Terms::open(db.clone(), settings.host.clone(), book.clone(), now_s(), monotonic_ms())?);
     let leases = Arc::new(Leases::new(terms.clone(), settings.time_scale, monotonic_ms()));
     let outbox = Outbox::open(db.clone())?;
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
@@ -185,7 +194,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         board.clone(),
         settings.time_scale,
     ));
-    let holders = Arc::new(Holders::new(board.clone()));
+    let holders = Arc::new(Holders::new(board.clone(), book.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
     let metrics = Arc::new(Metrics::default());
     let source = Source::open(&settings.site, &settings.share, state).await?;
@@ -219,6 +228,18 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             metrics: metrics.clone(),
         };
         Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
+    });
+    let auditor = catalogue.clone().map(|catalogue| {
+        let parts = auditor::Parts {
+            catalogue,
+            membership: membership.clone(),
+            board: board.clone(),
+            holders: holders.clone(),
+            book: book.clone(),
+            connector: connector.clone(),
+            metrics: metrics.clone(),
+        };
+        Arc::new(Auditor::new(domain.clone(), parts, AuditClient::new(connector.clone(), &audit_tls)))
     });
     let puller = Puller::new(
         domain.clone(),
@@ -266,6 +287,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
         board,
+        auditor: auditor.clone(),
+        book: book.clone(),
         load: load.clone(),
         holders,
         membership: membership.clone(),
@@ -297,6 +320,10 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         Bookkeeper { terms, leases, load: load.clone(), membership: membership.clone(), metrics: metrics.clone() };
     tasks.spawn(books.run(token()));
     tasks.spawn(prober.run(token()));
+    tasks.spawn(book.keep(token()));
+    if let Some(auditor) = auditor {
+        tasks.spawn(auditor.run(token()));
+    }
     if let Some(proxy) = settings.proxy.clone() {
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
     }

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
 use crate::replicate::messages::Decline;
+use crate::reputation::account::Verdict;
 
 /// Starts logging to standard error; `RUST_LOG` chooses what, by default `info`.
 pub fn start_logging(json: bool) {
@@ -52,6 +53,8 @@ pub struct Metrics {
     pub over_lease: Counter,
     /// Bytes of objects that peers have fetched from here, by peer.
     pub uploaded_bytes: Family<PeerLabel, Counter>,
+    /// Audits by peer and verdict.
+    pub audits: Family<AuditLabel, Counter>,
     /// Bytes of objects fetched from peers, by the peer that sent them.
     pub pulled_bytes: Family<PeerLabel, Counter>,
     /// Replicas taken in.
@@ -80,6 +83,15 @@ pub struct DeclineLabel {
     pub peer: String,
     /// See [`Decline::name`].
     pub reason: &'static str,
+}
+
+/// A peer and what an audit found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AuditLabel {
+    /// The peer's domain.
+    pub peer: String,
+    /// See [`Verdict::name`].
+    pub verdict: &'static str,
 }
 
 /// States that are read when somebody asks.
@@ -126,6 +138,7 @@ impl Default for Metrics {
             sent_back: Counter::default(),
             over_lease: Counter::default(),
             uploaded_bytes: Family::default(),
+            audits: Family::default(),
             pulled_bytes: Family::default(),
             pulled: Counter::default(),
             gauges: Gauges::default(),
@@ -147,6 +160,7 @@ impl Default for Metrics {
         registry.register_with_unit("served_for", "Bytes of replicas served, by origin", Unit::Bytes, bytes);
         registry.register("sent_back", "Clients sent back to the origin", metrics.sent_back.clone());
         registry.register("over_lease", "Clients sent back because a lease was used up", metrics.over_lease.clone());
+        registry.register("audits", "Audits by peer and verdict", metrics.audits.clone());
         let bytes = metrics.uploaded_bytes.clone();
         registry.register_with_unit("uploaded", "Bytes of objects that peers fetched from here", Unit::Bytes, bytes);
         let bytes = metrics.pulled_bytes.clone();
@@ -197,6 +211,11 @@ impl Metrics {
     pub fn declined(&self, peer: &str, reason: Decline) {
         let label = DeclineLabel { peer: peer.to_owned(), reason: reason.name() };
         self.declined.get_or_create(&label).inc();
+    }
+
+    /// Counts one audit.
+    pub fn audited(&self, peer: &str, verdict: Verdict) {
+        self.audits.get_or_create(&AuditLabel { peer: peer.to_owned(), verdict: verdict.name() }).inc();
     }
 
     /// Counts redirects to one peer.

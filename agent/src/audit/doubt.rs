@@ -24,6 +24,15 @@ impl Doubt {
         self.last.insert(domain.to_owned(), (now_ms, verdict == Verdict::Unreachable));
     }
 
+    /// Somebody who did not fail.
+    pub fn any_reachable(&self) -> Option<String> {
+        self.last
+            .iter()
+            .filter(|(_, (_, fails))| !fails)
+            .max_by_key(|(_, (at, _))| *at)
+            .map(|(domain, _)| domain.clone())
+    }
+
     /// Whether so many fail together that a control fetch has to tell whose fault it is.
     pub fn calls_for_control(&self, now_ms: u64) -> bool {
         let recent = || self.last.values().filter(|(at, _)| now_ms.saturating_sub(*at) < WINDOW_MS);

@@ -84,6 +84,8 @@ pub struct OwnObject {
     pub stamp: Option<FileStamp>,
     /// When this version was first put here, on the monotonic clock.
     pub since_ms: u64,
+    /// The version before, if there was one.
+    pub former: Option<Sha256>,
 }
 
 /// What is to be said of an object, and how long it holds.
@@ -279,9 +281,11 @@ impl Catalogue {
             return Err(CatalogueError::Purged);
         }
         self.board.put_object(&record, class, etag.as_deref(), fresh_until_s);
-        let former = objects.by_path.get(path).filter(|former| former.record.sha256 == sha256);
-        let since_ms = former.map_or_else(monotonic_ms, |former| former.since_ms);
-        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms });
+        let (since_ms, former) = match objects.by_path.get(path) {
+            Some(known) if known.record.sha256 == sha256 => (known.since_ms, known.former),
+            known => (monotonic_ms(), known.map(|known| known.record.sha256)),
+        };
+        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms, former });
         if let Some(old) = objects.by_path.insert(path.to_owned(), object) {
             objects.forget_digest(&old.record);
         }

@@ -10,6 +10,7 @@ mod leave;
 mod peer;
 mod purge;
 mod show;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,14 @@ enum Command {
     /// then on the peer is known by its key.
     #[command(subcommand)]
     Peer(peer::PeerCommand),
+    /// Show what is thought of each peer: where it stands, its weight, what audits found.
+    Peers(show::Format),
+    /// Explain the present weight of a peer from its evidence, line by line.
+    Why(PeerArgs),
+    /// Hold nothing against a peer any more: strikes, isolation, a conviction, a ban.
+    Forgive(PeerArgs),
+    /// Redirect nobody to a peer, and carry nothing for it, until it is forgiven.
+    Ban(PeerArgs),
     /// Show load, redirects and peers.
     Status(show::Format),
     /// Show this site's objects and who holds them.
@@ -100,6 +109,15 @@ enum Command {
     Restore(backup::BackupArgs),
     /// Check the settings and say everything that is wrong with them.
     CheckConfig(show::Format),
+}
+
+#[derive(Debug, Args)]
+struct PeerArgs {
+    /// The peer's domain.
+    domain: String,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Why a command failed; each has its exit status.
@@ -172,6 +190,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             runtime()?.block_on(doctor::doctor(&settings, args))
         }
         Command::Peer(command) => ask(&load()?, async |agent| peer::run(agent, command).await),
+        Command::Peers(format) => ask(&load()?, async |agent| trust::peers(agent, format).await),
+        Command::Why(args) => ask(&load()?, async |agent| trust::why(agent, args).await),
+        Command::Forgive(args) => ask(&load()?, async |agent| trust::forgive(agent, args).await),
+        Command::Ban(args) => ask(&load()?, async |agent| trust::ban(agent, args).await),
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
         Command::Purge(args) => ask(&load()?, async |agent| purge::purge(agent, args).await),

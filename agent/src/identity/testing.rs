@@ -14,10 +14,17 @@ use super::node_key::NodeKey;
 use super::own_record::{AboutUs, OwnRecord};
 use super::tls::web_client_config;
 use crate::clock::now_s;
+use crate::reputation::book::{Book, Mode};
+use crate::reputation::formulas::Formulas;
 
 /// A fresh node key.
 pub(crate) fn node_key() -> NodeKey {
     NodeKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap()
+}
+
+/// What is known of peers: nothing yet.
+pub(crate) fn book() -> Arc<Book> {
+    Arc::new(Book::open(database(), Formulas::default(), Mode::On).unwrap())
 }
 
 /// A database in memory.

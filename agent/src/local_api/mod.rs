@@ -4,6 +4,7 @@ mod holders;
 pub mod hosting;
 pub mod status;
 mod sync;
+pub mod trust;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::auditor::Auditor;
 use crate::catalogue::{Catalogue, Purge};
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
@@ -22,9 +24,11 @@ use crate::replicate::host::terms::Terms;
 use crate::replicate::host::withdraw::Withdrawer;
 use crate::replicate::origin::holders::Holders;
 use crate::replicate::origin::share::Sharer;
+use crate::reputation::book::Book;
 use crate::serve::leases::Leases;
 use crate::store::ReplicaStore;
 use crate::telemetry::Metrics;
+use trust::{TRUST_BAN_PATH, TRUST_FORGIVE_PATH, TRUST_PATH, TRUST_WHY_PATH};
 
 /// Everything that can be asked for on this machine.
 pub struct LocalApi {
@@ -32,6 +36,10 @@ pub struct LocalApi {
     pub domain: String,
     /// What the filter is told.
     pub board: Arc<Board>,
+    /// Looks at what hosts really serve; none on a site that only hosts.
+    pub auditor: Option<Arc<Auditor>>,
+    /// What is known of all peers.
+    pub book: Arc<Book>,
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
     /// Who can be redirected to.
@@ -118,6 +126,8 @@ impl LocalApi {
                 with_body(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.into())
             }
             (&Method::POST, PEER_ADD_PATH | PEER_ACCEPT_PATH | PEER_REMOVE_PATH) => self.peer(&path, request).await,
+            (&Method::GET, TRUST_PATH) => json(StatusCode::OK, &self.trust()),
+            (&Method::POST, TRUST_WHY_PATH | TRUST_FORGIVE_PATH | TRUST_BAN_PATH) => self.judge(&path, request).await,
             (&Method::POST, PURGE_PATH) => self.purge(request).await,
             (&Method::GET, DENY_PATH) => json(StatusCode::OK, &self.terms.deny.list()),
             (&Method::POST, DENY_ADD_PATH | DENY_REMOVE_PATH) => self.deny(&path, request).await,

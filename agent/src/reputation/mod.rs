@@ -1,11 +1,12 @@
 //! Whom to trust with visitors: first-hand evidence about every peer, and the weight that follows from it.
 //!
-//! Pure: time comes as an argument, in milliseconds since the Unix epoch, and nothing here does I/O, so the simulator runs this very
+//! Time comes as an argument, in milliseconds since the Unix epoch, and the judgements are pure, so the simulator runs this very
 //! code. [`formulas`] has the constants. [`integrity`] and [`reliability`] are two separate judgements; an [`account`] joins them with
-//! what else is known of one peer; [`Reputation`] has all accounts. A third party's word never isolates: hearsay raises audits and at most
+//! what else is known of one peer; [`Reputation`] has all accounts, and only the [`book`] that keeps them does I/O. A third party's word never isolates: hearsay raises audits and at most
 //! halves a weight for a while.
 
 pub mod account;
+pub mod book;
 pub mod formulas;
 pub mod integrity;
 pub mod reliability;
@@ -184,7 +185,8 @@ impl Reputation {
                 }
             }
             Verdict::WrongBytes => {
-                let integrity = &mut self.marks.entry(registrable(domain).to_owned()).or_default().integrity;
+                let Some(marks) = marks_of(&mut self.marks, domain) else { return };
+                let integrity = &mut marks.integrity;
                 let isolates = integrity.wrong(&self.formulas, now_ms);
                 let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
                 account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
@@ -206,7 +208,7 @@ impl Reputation {
 
     /// A proof that anybody can check convicts a peer, and whatever else is below its registrable domain.
     pub fn convicted(&mut self, domain: &str, because: &str, now_ms: u64) {
-        let marks = self.marks.entry(registrable(domain).to_owned()).or_default();
+        let Some(marks) = marks_of(&mut self.marks, domain) else { return };
         if marks.convicted.is_none() {
             marks.convicted = Some(because.chars().take(256).collect());
             self.note(domain, Event::Convicted { because: because.chars().take(256).collect() }, now_ms);
@@ -340,6 +342,11 @@ impl Reputation {
         self.accounts.keys()
     }
 
+    /// Has these domains count as changed.
+    pub fn touch(&mut self, domains: impl Iterator<Item = String>) {
+        self.changed.extend(domains);
+    }
+
     /// Domains whose account or marks changed since this was last asked.
     pub fn take_changed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.changed)
@@ -398,6 +405,13 @@ impl Reputation {
         self.changed.insert(domain);
         true
     }
+}
+
+/// The marks of a domain, new ones if there are none; none where as many domains are marked as there can be accounts.
+fn marks_of<'a>(marks: &'a mut BTreeMap<String, Marks>, domain: &str) -> Option<&'a mut Marks> {
+    let domain = registrable(domain);
+    let has_room = marks.contains_key(domain) || marks.len() < MAX_ACCOUNTS;
+    has_room.then(|| marks.entry(domain.to_owned()).or_default())
 }
 
 /// The share of what is needed that a peer was seen to deliver; 1 as long as that is not known.

@@ -71,6 +71,12 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A whole table that knows its own fields, if it is there.
+    pub(super) fn table<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.tables.insert(key);
+        self.optional(key)
+    }
+
     /// The value, or `default` if the key is not there.
     pub(super) fn or<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)

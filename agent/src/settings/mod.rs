@@ -16,6 +16,8 @@ use p2pcdn_core::object::Class;
 
 use crate::replicate::host::deny::Denial;
 use crate::replicate::origin::rank::Policy;
+use crate::reputation::book::Mode;
+use crate::reputation::formulas::Formulas;
 use crate::store::Place;
 pub use host::OriginLimits;
 use host::{debt_ratio, denial, origin_limits};
@@ -23,7 +25,8 @@ use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 use values::{
     NOWHERE, address, admin_address, authority, bytes, class, contact, csp, duration, endpoint, half, leaf_class,
-    local_address, log_format, object_bytes, page, path_prefix, ranking, rate, replicas, time_scale, uplink,
+    local_address, log_format, object_bytes, page, path_prefix, ranking, rate, replicas, time_scale, trust_mode,
+    uplink,
 };
 
 /// Checked settings; see `agent.example.toml` for each key with its default.
@@ -41,6 +44,8 @@ pub struct Settings {
     pub state_directory: PathBuf,
     /// Where the bytes of replicas are kept.
     pub store: Store,
+    /// How peers are judged.
+    pub trust: Trust,
     /// PEM files of further roots of the TLS chain.
     pub extra_roots: Vec<PathBuf>,
     /// Whether peers may have private addresses, as in a lab.
@@ -184,6 +189,15 @@ pub struct Store {
     pub unfinished_bytes: u64,
 }
 
+/// How peers are judged.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// Whether judgements have consequences.
+    pub mode: Mode,
+    /// The constants, with every period scaled already.
+    pub formulas: Formulas,
+}
+
 /// What this site asks others to carry.
 #[derive(Debug, Clone)]
 pub struct Share {
@@ -283,6 +297,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             keys.reject(key, "is for a bucket: set store.url, as in \"s3://BUCKET\"");
         }
     }
+    let time_scale = keys.checked("lab.time_scale", Some("1"), time_scale);
+    let formulas: Formulas = keys.table("trust.formulas").unwrap_or_default();
+    if let Err((key, remedy)) = formulas.check() {
+        keys.reject(&format!("trust.formulas.{key}"), remedy);
+    }
+    let formulas = formulas.scaled(time_scale);
     let settings = Settings {
         site: Site {
             directory,
@@ -311,6 +331,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             region,
             unfinished_bytes: keys.checked("store.unfinished", Some("1GB"), bytes),
         },
+        trust: Trust { mode: keys.checked("trust.mode", Some("on"), trust_mode), formulas },
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
         allow_private: keys.or("egress.allow_private", false),
         invited,
@@ -348,7 +369,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
-        time_scale: keys.checked("lab.time_scale", Some("1"), time_scale),
+        time_scale,
     };
     keys.finish(settings)
 }

@@ -10,6 +10,7 @@ use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 use super::{ALL_CLASSES, Csp, LocalAddress};
 use crate::policy::Policies;
 use crate::replicate::origin::rank::Policy;
+use crate::reputation::book::Mode;
 
 pub(super) fn authority(text: &str) -> Result<String, String> {
     if is_authority(text) {
@@ -63,6 +64,14 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "must be a duration, as in \"5m\" or \"1h 30m\"".into())
+}
+
+pub(super) fn trust_mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "on" => Ok(Mode::On),
+        "observe" => Ok(Mode::Observe),
+        _ => Err("must be \"on\" or \"observe\"".into()),
+    }
 }
 
 pub(super) fn bytes(text: &str) -> Result<u64, String> {

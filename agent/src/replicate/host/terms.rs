@@ -12,6 +12,7 @@ use super::admit::{Circumstances, Reputation, admit};
 use super::deny::{DenyError, DenyList};
 use super::ledger::Ledger;
 use crate::replicate::messages::Decline;
+use crate::reputation::book::Book;
 use crate::settings::Host;
 use crate::store::{Replica, Usage};
 
@@ -23,6 +24,7 @@ pub struct Terms {
     pub deny: DenyList,
     /// Who has carried how much for whom.
     pub ledger: Ledger,
+    book: Arc<Book>,
     db: Arc<Database>,
     leaving: AtomicBool,
     going: Mutex<HashMap<String, Decline>>,
@@ -70,12 +72,13 @@ const LEAVING: &str = "leaving";
 
 impl Terms {
     /// Reads what outlasts restarts; `now_s` is seconds since the Unix epoch, `now_ms` monotonic.
-    pub fn open(db: Arc<Database>, host: Host, now_s: u64, now_ms: u64) -> Result<Self, TermsError> {
+    pub fn open(db: Arc<Database>, host: Host, book: Arc<Book>, now_s: u64, now_ms: u64) -> Result<Self, TermsError> {
         Ok(Self {
             deny: DenyList::open(db.clone(), host.deny.clone())?,
             ledger: Ledger::open(db.clone(), now_s, now_ms)?,
             leaving: AtomicBool::new(read_leaving(&db).map_err(Box::new)?),
             host,
+            book,
             db,
             going: Mutex::default(),
         })
@@ -98,7 +101,7 @@ impl Terms {
             denied: self.deny.covers(&record.origin, &record.path, &record.sha256),
             leaving: self.is_leaving(),
             balance: self.ledger.balance(&record.origin),
-            reputation: Reputation::Good,
+            reputation: if self.book.is_acceptable(&record.origin) { Reputation::Good } else { Reputation::Poor },
         };
         admit(&self.host, &circumstances, usage, record, class)
     }
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn who_is_leaving_takes_nothing_and_grants_nothing_until_it_comes_back_whatever_restarts() {
         let db = testing::database();
-        let open = || Terms::open(db.clone(), host(), 0, 0).unwrap();
+        let open = || Terms::open(db.clone(), host(), testing::book(), 0, 0).unwrap();
         let verdict = |terms: &Terms| terms.admit(&Usage::default(), &record("a.test", 10), Class::Image);
         assert_eq!(verdict(&open()), Ok(()));
         open().set_leaving(true, 7).unwrap();
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_the_operator_denies_is_neither_served_nor_taken_in() {
-        let terms = Terms::open(testing::database(), host(), 0, 0).unwrap();
+        let terms = Terms::open(testing::database(), host(), testing::book(), 0, 0).unwrap();
         assert!(terms.serves("a.test", "/x", &Sha256([0; 32])));
         terms.deny.add(&["a.test/x".parse().unwrap()], 1).unwrap();
         assert!(!terms.serves("a.test", "/x", &Sha256([0; 32])) && terms.grants("a.test"));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::publish::{Board, Exposure};
 use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
+use crate::reputation::book::{Book, Trust};
 
 /// Weight of a host in good health, in thousandths.
 pub const FULL_WEIGHT: u16 = 1000;
@@ -54,6 +55,7 @@ impl Health {
 /// Every host that has granted a lease.
 pub struct Holders {
     board: Arc<Board>,
+    book: Arc<Book>,
     by_domain: Mutex<BTreeMap<String, Holder>>,
     refusals: Mutex<BTreeMap<String, Refusals>>,
 }
@@ -78,6 +80,8 @@ pub struct Holder {
     pub health: Health,
     /// Redirects since the start.
     pub redirects: u64,
+    /// Bytes per second that are redirected to it, over about a minute.
+    pub redirected_bytes_per_s: f64,
     lease_until_ms: u64,
     redirected_ms: Option<u64>,
     probed_ms: Option<u64>,
@@ -111,13 +115,15 @@ const PROBE_MS: u64 = 900;
 const IDLE_PROBE_MS: u64 = 10_000;
 /// Hints lead to a probe at most this often.
 const HINT_MS: u64 = 250;
+/// Half-life of [`Holder::redirected_bytes_per_s`].
+const RATE_HALF_LIFE_S: f64 = 30.0;
 /// A host receives redirects if the last one is not longer ago than this.
 const ACTIVE_MS: u64 = 10_000;
 
 impl Holders {
     /// Nobody yet.
-    pub fn new(board: Arc<Board>) -> Self {
-        Self { board, by_domain: Mutex::default(), refusals: Mutex::default() }
+    pub fn new(board: Arc<Board>, book: Arc<Book>) -> Self {
+        Self { board, book, by_domain: Mutex::default(), refusals: Mutex::default() }
     }
 
     /// A host has granted or renewed a lease; `now_ms` is monotonic, here and below.
@@ -162,9 +168,11 @@ impl Holders {
     }
 
     /// The filter has redirected to a host.
-    pub fn redirected(&self, domain: &str, requests: u32, now_ms: u64) {
+    pub fn redirected(&self, domain: &str, requests: u32, bytes: u64, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
             holder.redirects = holder.redirects.saturating_add(u64::from(requests));
+            holder.fade(now_ms);
+            holder.redirected_bytes_per_s += bytes as f64 * std::f64::consts::LN_2 / RATE_HALF_LIFE_S;
             holder.redirected_ms = Some(now_ms);
         }
     }
@@ -218,6 +226,11 @@ impl Holders {
         due
     }
 
+    /// Publishes what has come to be thought of every host since it was last published.
+    pub fn review(&self) {
+        self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
+    }
+
     /// All of them, by domain.
     pub fn list(&self) -> BTreeMap<String, Holder> {
         self.holders().clone()
@@ -225,7 +238,10 @@ impl Holders {
 
     fn publish(&self, domain: &str, holder: &Holder) {
         let lease_bytes_per_s = holder.lease_bytes_per_s;
-        let exposure = Exposure { weight: holder.health.weight(), newcomer: false, lease_bytes_per_s };
+        let Trust { weight, newcomer } = self.book.trust(domain, holder.redirected_bytes_per_s);
+        // Whoever may get redirects at all gets some, or there would be nothing to audit.
+        let weight = (f64::from(holder.health.weight()) * weight).ceil() as u16;
+        let exposure = Exposure { weight, newcomer, lease_bytes_per_s };
         if !self.board.set_peer(domain, &holder.replica_name, exposure) {
             tracing::warn!(peer = %domain, "too many holders, leaving this one out of redirects");
         }
@@ -240,15 +256,26 @@ impl Holders {
     }
 }
 
+impl Holder {
+    fn fade(&mut self, now_ms: u64) {
+        let passed_s = self.redirected_ms.map_or(0.0, |at| now_ms.saturating_sub(at) as f64 / 1000.0);
+        self.redirected_bytes_per_s *= (-passed_s / RATE_HALF_LIFE_S).exp2();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::testing;
+    use crate::reputation::book::Mode;
+    use crate::reputation::formulas::Formulas;
     use p2pcdn_core::lookup::HashKey;
     use p2pcdn_core::sync::{Have, Op};
 
     fn holders() -> (Holders, Arc<Board>) {
         let board = Arc::new(Board::new("a.test".into(), 1, HashKey::default()));
-        (Holders::new(board.clone()), board)
+        let book = Book::open(testing::database(), Formulas::default(), Mode::Observe).unwrap();
+        (Holders::new(board.clone(), Arc::new(book)), board)
     }
 
     fn peer() -> PeerRecord {
@@ -337,7 +364,7 @@ mod tests {
         assert!(due(1000), "unproven");
         holders.probed("b.test", true);
         assert!(!due(2000), "well and idle");
-        holders.redirected("b.test", 1, 2000);
+        holders.redirected("b.test", 1, 9000, 2000);
         assert!(due(2001));
         assert!(!due(2900));
         assert!(due(2901));

@@ -25,7 +25,7 @@ fn host(lease: u64, total: u64, uplink: Option<u64>) -> Host {
 }
 
 fn leases(lease: u64, total: u64, uplink: Option<u64>) -> Leases {
-    let terms = Terms::open(testing::database(), host(lease, total, uplink), 0, 0).unwrap();
+    let terms = Terms::open(testing::database(), host(lease, total, uplink), testing::book(), 0, 0).unwrap();
     Leases::new(Arc::new(terms), 1.0, 0)
 }
 

@@ -283,7 +283,7 @@ impl HostLab {
             pull_per_origin_bytes_per_s: 1 << 30,
             ..admit::tests::host()
         };
-        let terms = Arc::new(Terms::open(testing::database(), host, 0, 0).unwrap());
+        let terms = Arc::new(Terms::open(testing::database(), host, testing::book(), 0, 0).unwrap());
         let domain = "host.test".to_owned();
         let puller = Puller::new(domain, key, terms, store.clone(), membership.clone(), client, metrics.clone());
         let ms = Duration::from_millis;

@@ -40,8 +40,10 @@ impl Offered {
         let db = testing::database();
         let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
         let host = Host { max_object_bytes: 1000, debt_ratio: None, ..admit::tests::host() };
-        let terms =
-            Arc::new(Terms::open(db, Host { quota_bytes: 1000, quota_per_origin_bytes: 1000, ..host }, 0, 0).unwrap());
+        let terms = Arc::new(
+            Terms::open(db, Host { quota_bytes: 1000, quota_per_origin_bytes: 1000, ..host }, testing::book(), 0, 0)
+                .unwrap(),
+        );
         let connector = Arc::new(Connector::new(true, web_client_config(&[]).unwrap()));
         let client = Arc::new(PeerClient::new(connector, NodeCertificate::new(&own).unwrap()));
         let membership = Membership::open(testing::database(), "b.test", RosterBounds::default()).unwrap();
