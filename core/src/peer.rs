@@ -13,6 +13,9 @@ pub const ALPN: &[u8] = b"p2pcdn/1";
 /// Where a site publishes its signed peer record, below its own name.
 pub const PEER_DOCUMENT_PATH: &str = "/.well-known/p2pcdn/v1/peer";
 
+/// Where a site publishes how its present key followed from its former ones, below its own name.
+pub const ROTATION_DOCUMENT_PATH: &str = "/.well-known/p2pcdn/v1/rotation";
+
 /// Longest life of a peer record in seconds: 30 days.
 pub const MAX_RECORD_LIFE_S: u64 = 30 * 24 * 3600;
 

@@ -31,6 +31,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::clock::{monotonic_ms, now_s};
 use crate::demand::{Demand, HALF_LIFE_MS};
+use crate::identity::sequence::STEP;
 use crate::identity::{Counter, CounterError, NodeKey, Signed, sign};
 use crate::publish::Board;
 use crate::settings::{Share, Site};
@@ -135,11 +136,12 @@ pub enum CatalogueError {
 /// Record numbers are drawn from the durable counter in blocks, since a commit to disk for each would make a first scan slow.
 struct Sequences {
     counter: Counter,
-    block: u64,
-    used: u64,
+    next: u64,
+    left: u64,
 }
 
-const SEQUENCES_PER_BLOCK: u64 = 1 << 20;
+/// As many as there are in a second, so that a crash costs no more than that.
+const SEQUENCES_PER_BLOCK: u64 = (1 << 20) / STEP;
 /// Life of an object record: 14 days; renewed when a quarter is left.
 const RECORD_LIFE_S: u64 = 14 * 24 * 3600;
 /// A record that holds for this much longer than one that is signed now was signed before the clock was set back.
@@ -164,7 +166,7 @@ impl Catalogue {
             site,
             share,
             key,
-            sequences: Mutex::new(Sequences { counter, block: 0, used: SEQUENCES_PER_BLOCK }),
+            sequences: Mutex::new(Sequences { counter, next: 0, left: 0 }),
             board,
             objects: RwLock::default(),
             changed: signal::Sender::new(0),
@@ -376,12 +378,14 @@ impl Objects {
 
 impl Sequences {
     fn next(&mut self) -> Result<u64, CounterError> {
-        if self.used == SEQUENCES_PER_BLOCK {
-            self.block = self.counter.next(now_s())?;
-            self.used = 0;
+        if self.left == 0 {
+            self.next = self.counter.reserve(now_s(), SEQUENCES_PER_BLOCK)?;
+            self.left = SEQUENCES_PER_BLOCK;
         }
-        self.used += 1;
-        Ok(self.block * SEQUENCES_PER_BLOCK + self.used)
+        let sequence = self.next;
+        self.next += STEP;
+        self.left -= 1;
+        Ok(sequence)
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::membership::{MembershipError, PEERS, parse};
 use super::node_key::{NodeKey, NodeKeyError, StateLock, write_durably};
-use super::own_record::COUNTERS;
+use super::sequence::{COUNTERS, restored};
 
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
@@ -86,10 +86,6 @@ pub enum BackupError {
 const VERSION: u32 = 1;
 /// Largest backup that is read: 4096 peers with records of 8 KiB, twice over.
 const MAX_BYTES: u64 = 64 << 20;
-/// A counter advances with a durable write at a start, at a renewal or for a million records: never so often in a second.
-const SEQUENCES_PER_S: u64 = 64;
-/// 2026-01-01, before which there were no backups; seconds since the Unix epoch.
-const FIRST_BACKUPS_S: u64 = 1_767_225_600;
 
 impl Backup {
     /// Reads what is in a state directory that no agent uses.
@@ -135,8 +131,8 @@ impl Backup {
 
     /// Makes the state directory that of the backed-up site.
     ///
-    /// Sequences skip what can have been used by `now_s`, since the backup or after an earlier restore from it, so that none is used
-    /// twice; `now_s` is seconds since the Unix epoch.
+    /// Sequences go on above what can have been used by `now_s`, since the backup or after an earlier restore from it, and in another run
+    /// (see [`super::sequence`]), so that none is used twice; `now_s` is seconds since the Unix epoch.
     pub fn restore(&self, domain: &str, state_dir: &Path, force: bool, now_s: u64) -> Result<(), BackupError> {
         if self.domain != domain && !force {
             return Err(BackupError::Domain { backup: self.domain.clone(), settings: domain.to_owned() });
@@ -161,7 +157,7 @@ impl Backup {
     }
 
     fn fill(&self, path: &Path, now_s: u64) -> Result<(), BackupError> {
-        let skipped = now_s.saturating_sub(FIRST_BACKUPS_S).saturating_add(1).saturating_mul(SEQUENCES_PER_S);
+        let draw = getrandom::u64().map_err(|error| BackupError::Key(NodeKeyError::Random(error)))?;
         let mut peers = Vec::with_capacity(self.peers.len());
         for (domain, entry) in &self.peers {
             let json = serde_json::to_vec(entry)?;
@@ -178,7 +174,7 @@ impl Backup {
                 }
                 let mut table = transaction.open_table(COUNTERS)?;
                 for (name, last) in &self.counters {
-                    table.insert(name.as_str(), last.saturating_add(skipped))?;
+                    table.insert(name.as_str(), restored(*last, now_s, draw))?;
                 }
             }
             Ok(transaction.commit()?)
@@ -242,7 +238,7 @@ mod tests {
     use crate::identity::{Counter, Membership, RosterBounds};
 
     fn next(state: &Path, name: &'static str) -> u64 {
-        Counter::new(Arc::new(Database::create(state.join("state.redb")).unwrap()), name).next(1000).unwrap()
+        Counter::new(Arc::new(Database::create(state.join("state.redb")).unwrap()), name).next(now_s()).unwrap()
     }
 
     #[test]
@@ -269,7 +265,7 @@ mod tests {
 
         let backup = Backup::load(&file).unwrap();
         assert!(matches!(backup.restore("b.test", &new, false, now_s()), Err(BackupError::Domain { .. })));
-        backup.restore("a.test", &new, false, now_s()).unwrap();
+        backup.restore("a.test", &new, false, now_s() + 2).unwrap();
         let restored = NodeKey::load_or_create(&new).unwrap();
         assert_eq!(restored.public(), public);
         assert!(matches!(backup.restore("a.test", &new, true, now_s()), Err(BackupError::Running(_))));
@@ -283,7 +279,7 @@ mod tests {
 
         // A second restore from the same file does not use again what the first has used.
         let used = next(&new, "object");
-        backup.restore("a.test", &new, true, now_s() + 1).unwrap();
+        backup.restore("a.test", &new, true, now_s() + 4).unwrap();
         assert!(next(&new, "object") > used);
     }
 

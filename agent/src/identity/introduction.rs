@@ -7,6 +7,7 @@ use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, PeerRecord, PeerRecordError};
 
 use super::OUR_VERSIONS;
 use super::connector::{Connector, EgressError};
+use super::sequence::is_in_time;
 use super::signed::{Signed, SignedError};
 
 /// A peer record that was found in order, with its proof.
@@ -93,6 +94,9 @@ pub fn check(signed: Signed, now_s: u64) -> Result<Introduction, IntroductionErr
         return Err(IntroductionError::Key);
     }
     record.validate(now_s)?;
+    if !is_in_time(record.sequence, now_s) {
+        return Err(PeerRecordError::Time.into());
+    }
     match record.common_version(OUR_VERSIONS) {
         Some(version) => Ok(Introduction { record, signed, version }),
         None => Err(IntroductionError::Version { ours: OUR_VERSIONS, theirs: record.versions }),
@@ -102,6 +106,7 @@ pub fn check(signed: Signed, now_s: u64) -> Result<Introduction, IntroductionErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::sequence::{MAX_AHEAD_S, at};
     use crate::identity::signed::sign;
     use crate::identity::testing;
 
@@ -117,6 +122,8 @@ mod tests {
         assert!(matches!(verdict(&foreign), Err(IntroductionError::Key)));
         let over = PeerRecord { expires_s: now_s, ..record.clone() };
         assert!(matches!(verdict(&over), Err(IntroductionError::Record(PeerRecordError::Time))));
+        let ahead = PeerRecord { sequence: at(now_s + MAX_AHEAD_S + 1), ..record.clone() };
+        assert!(matches!(verdict(&ahead), Err(IntroductionError::Record(PeerRecordError::Time))));
         let newer = PeerRecord { versions: vec![7, 8], ..record };
         let error = verdict(&newer).unwrap_err().to_string();
         assert!(error.contains("[1]") && error.contains("[7, 8]"), "{error}");

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::Database;
 
 use super::OUR_VERSIONS;
 use super::node_key::NodeKey;
+use super::sequence::{Counter, CounterError};
 use super::signed::{Signed, sign};
 
 /// Life of an own record in seconds: 7 days. It is renewed when a quarter of that is left.
@@ -17,49 +18,6 @@ const CLOCK_SLACK_S: u64 = 240;
 
 /// Capability of a host that serves archives to visitors who click on them, as attachments.
 pub const ATTACHMENTS: &str = "attachments";
-
-/// Sequence numbers that never repeat, whatever crashes: each is on disk before anybody sees it.
-pub struct Counter {
-    db: Arc<Database>,
-    name: &'static str,
-}
-
-/// The sequence could not be made durable.
-#[derive(Debug, thiserror::Error)]
-#[error("storing the sequence {name:?}: {source}")]
-pub struct CounterError {
-    name: &'static str,
-    source: Box<redb::Error>,
-}
-
-pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
-
-impl Counter {
-    /// The counter of that name; several may share one database.
-    pub fn new(db: Arc<Database>, name: &'static str) -> Self {
-        Self { db, name }
-    }
-
-    /// A number above every earlier one, and at least `floor`; blocks until it is on disk.
-    ///
-    /// With the time in seconds as the floor, numbers go on growing even after the database was lost.
-    pub fn next(&self, floor: u64) -> Result<u64, CounterError> {
-        self.try_next(floor).map_err(|source| CounterError { name: self.name, source: Box::new(source) })
-    }
-
-    fn try_next(&self, floor: u64) -> Result<u64, redb::Error> {
-        let transaction = self.db.begin_write()?;
-        let next = {
-            let mut table = transaction.open_table(COUNTERS)?;
-            let last = table.get(self.name)?.map(|last| last.value());
-            let next = last.map_or(floor, |last| last.saturating_add(1).max(floor));
-            table.insert(self.name, next)?;
-            next
-        };
-        transaction.commit()?;
-        Ok(next)
-    }
-}
 
 /// What the operator's settings say about this site; see [`PeerRecord`] for the meaning of each field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +110,7 @@ fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::sequence::{STEP, at, is_in_time};
     use crate::identity::testing;
 
     fn open(record: &OwnRecord, now_s: u64) -> PeerRecord {
@@ -179,7 +138,7 @@ mod tests {
         assert_eq!(open(&own, 1_000_000 - CLOCK_SLACK_S), wrong, "clocks are put right by so much all the time");
         let right = open(&own, 900_000);
         assert_eq!(right.issued_s, 900_000);
-        assert!(right.sequence > wrong.sequence);
+        assert!(is_in_time(right.sequence, 900_000) && right.sequence % STEP != wrong.sequence % STEP);
     }
 
     #[test]
@@ -187,10 +146,10 @@ mod tests {
         let db = testing::database();
         let key = Arc::new(testing::node_key());
         let sequence = |now_s| open(&testing::own_record("a.test", key.clone(), db.clone(), now_s), now_s).sequence;
-        assert_eq!(sequence(1000), 1000);
-        assert_eq!(sequence(1000), 1001);
-        assert_eq!(sequence(500), 1002);
-        assert_eq!(sequence(2000), 2000);
+        let (first, second, third) = (sequence(1000), sequence(1000), sequence(900));
+        assert_eq!(first, at(1000));
+        assert!(first < second && second < third, "{first} {second} {third}");
+        assert!(sequence(2000) >= at(2000));
     }
 
     #[test]

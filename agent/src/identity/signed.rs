@@ -82,16 +82,26 @@ impl Signed {
         if self.payload.len() > T::MAX_BYTES {
             return Err(SignedError::TooLong(T::MAX_BYTES));
         }
-        if !verify(&self.key, &signed_bytes(T::TYPE, &self.payload), &self.signature) {
+        if !self.is_signed() {
             return Err(SignedError::Signature);
         }
         serde_json::from_str(&self.payload).map_err(SignedError::Payload)
+    }
+
+    /// Whether the signature is the key's over type and payload, of whatever type that is.
+    pub fn is_signed(&self) -> bool {
+        holds(&self.kind, &self.payload, &self.key, &self.signature)
     }
 
     /// SHA-256 of the payload: the name by which other statements refer to this one.
     pub fn digest(&self) -> Sha256 {
         Sha256(sha2::Sha256::digest(self.payload.as_bytes()).into())
     }
+}
+
+/// Whether `signature` is `key`'s over a statement of type `kind` with that payload.
+pub fn holds(kind: &str, payload: &str, key: &PublicKey, signature: &[u8; 64]) -> bool {
+    verify(key, &signed_bytes(kind, payload), signature)
 }
 
 /// Whether `signature` is `key`'s over `message`; keys and signatures that would fit several messages are refused.

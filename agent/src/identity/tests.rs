@@ -19,11 +19,13 @@ use tokio_rustls::TlsConnector;
 use self::site::{Site, proxy_header, until};
 use super::hello::{HELLO_PATH, Hello, HelloAnswer, HelloRefusal};
 use super::peer_listener::{Dropped, ListenerBounds};
+use super::sequence;
 use super::testing::{self, Authority};
 use super::tls::PeerCertificateError;
 use super::{
     MeetError, NodeCertificate, NodeKey, OUR_VERSIONS, PeerClientError, PeerIdentity, Refusal, Standing, sign,
 };
+use crate::clock::now_s;
 
 async fn two_sites() -> (Site, Site) {
     let ca = Authority::new();
@@ -141,7 +143,7 @@ async fn a_hello_of_somebody_who_refused_before_is_followed_by_a_retry_at_once()
 
 /// What `caller` says if it claims to be `site`.
 fn hello(site: &Site, caller: &NodeKey) -> (PeerIdentity, Vec<u8>) {
-    let record = testing::peer_record(site.domain(), caller.public(), u64::MAX);
+    let record = testing::peer_record(site.domain(), caller.public(), sequence::at(now_s() + 1));
     let hello = Hello { record: sign(caller, &record).unwrap(), versions: OUR_VERSIONS.to_vec() };
     let identity = PeerIdentity { key: caller.public(), remote: "203.0.113.1:4711".parse().unwrap() };
     (identity, serde_json::to_vec(&hello).unwrap())

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::terms::Terms;
 use crate::clock::expiry_now_s;
+use crate::identity::sequence::is_in_time;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
 use crate::replicate::bandwidth::FairBandwidth;
 use crate::replicate::batch::MAX_SMALL_BYTES;
@@ -138,7 +139,7 @@ impl Puller {
         if record.expires_s <= now_s {
             return Err(Decline::Expired);
         }
-        if record.expires_s > now_s.saturating_add(MAX_RECORD_LIFE_S) {
+        if record.expires_s > now_s.saturating_add(MAX_RECORD_LIFE_S) || !is_in_time(record.sequence, now_s) {
             return Err(Decline::BadRecord);
         }
         if let Some(held) = self.store.find(&record.origin, &record.path) {
