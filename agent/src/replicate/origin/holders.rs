@@ -218,6 +218,11 @@ impl Holders {
         due
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.holders().len()
+    }
+
     /// All of them, by domain.
     pub fn list(&self) -> BTreeMap<String, Holder> {
         self.holders().clone()
