@@ -12,6 +12,7 @@ pub mod conditional;
 pub mod demand;
 pub mod doctor;
 pub mod egress;
+pub mod evidence;
 pub mod gossip;
 pub mod http_server;
 pub mod identity;

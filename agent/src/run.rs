@@ -22,6 +22,9 @@ use crate::catalogue::learn::Learner;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::{monotonic_ms, now_s};
+use crate::evidence::judge::Bounds;
+use crate::evidence::look_again::LookAgain;
+use crate::evidence::{Evidence, MAX_FINDINGS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::{
@@ -185,6 +188,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let leases = Arc::new(Leases::new(terms.clone(), settings.time_scale, monotonic_ms()));
     let outbox = Outbox::open(db.clone())?;
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
+    let network_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
     let policy = Arc::new(PolicyWatch::new(
         domain.clone(),
@@ -260,8 +264,23 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         outbox,
         settings.time_scale,
     ));
+    let (findings, found) = mpsc::channel(MAX_FINDINGS);
+    // Without objects of its own a site redirects nobody.
+    let evidence = (settings.evidence.enabled && catalogue.is_some()).then(|| {
+        let (board, holders) = (board.clone(), holders.clone());
+        let bounds = Bounds::default().scaled(settings.time_scale);
+        let (load, metrics) = (load.clone(), metrics.clone());
+        Evidence::new(domain.clone(), &settings.evidence, bounds, network_key, board, holders, load, metrics, findings)
+    });
+    let evidence = evidence.map(Arc::new);
+    let look_again = evidence.clone().map(|evidence| LookAgain {
+        origin: domain.clone(),
+        evidence,
+        board: board.clone(),
+        connector: connector.clone(),
+    });
     let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
-    let replica_server = Arc::new(ReplicaServer::new(
+    let replica_server = ReplicaServer::new(
         &settings,
         own,
         membership.clone(),
@@ -269,7 +288,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         leases.clone(),
         doomed.clone(),
         metrics.clone(),
-    ));
+    );
+    let replica_server = Arc::new(replica_server.with_evidence(evidence.clone()));
     let uploads =
         Uploads::new(catalogue.clone(), store.clone(), terms.clone(), doomed.clone(), metrics.clone(), &settings.share);
     let uploads = Arc::new(uploads);
@@ -326,6 +346,10 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     }
     if let Some(proxy) = settings.proxy.clone() {
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
+    }
+    if let Some((evidence, look_again)) = evidence.zip(look_again) {
+        tasks.spawn(evidence.run(settings.time_scale, token()));
+        tasks.spawn(look_again.run(found, token()));
     }
     if let Some(sharer) = sharer {
         tasks.spawn(policy.run(token()));

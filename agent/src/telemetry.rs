@@ -59,6 +59,12 @@ pub struct Metrics {
     pub pulled_bytes: Family<PeerLabel, Counter>,
     /// Replicas taken in.
     pub pulled: Counter,
+    /// What visitors' browsers reported, by what they found.
+    pub evidence: Family<OutcomeLabel, Counter>,
+    /// Of these, what did not count, by reason.
+    pub evidence_ignored: Family<ReasonLabel, Counter>,
+    /// What followed from them.
+    pub evidence_findings: Family<OutcomeLabel, Counter>,
     gauges: Gauges,
 }
 
@@ -74,6 +80,13 @@ pub struct PeerLabel {
 pub struct ReasonLabel {
     /// See [`Refusal::name`].
     pub reason: String,
+}
+
+/// What came of something.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// One of a few words.
+    pub outcome: &'static str,
 }
 
 /// A peer and why it declines.
@@ -141,6 +154,9 @@ impl Default for Metrics {
             audits: Family::default(),
             pulled_bytes: Family::default(),
             pulled: Counter::default(),
+            evidence: Family::default(),
+            evidence_ignored: Family::default(),
+            evidence_findings: Family::default(),
             gauges: Gauges::default(),
         };
         let mut registry = Registry::with_prefix("p2pcdn");
@@ -166,6 +182,12 @@ impl Default for Metrics {
         let bytes = metrics.pulled_bytes.clone();
         registry.register_with_unit("pulled", "Bytes of objects fetched from peers", Unit::Bytes, bytes);
         registry.register("pulled_replicas", "Replicas taken in", metrics.pulled.clone());
+        let evidence = metrics.evidence.clone();
+        registry.register("evidence", "Reports of visitors' browsers by what they found", evidence);
+        let ignored = metrics.evidence_ignored.clone();
+        registry.register("evidence_ignored", "Reports of visitors' browsers that did not count by reason", ignored);
+        let findings = metrics.evidence_findings.clone();
+        registry.register("evidence_findings", "What followed from reports of visitors' browsers", findings);
         let gauges = &metrics.gauges;
         registry.register("own_objects", "Objects of this site", gauges.own_objects.clone());
         registry.register("table_objects", "Objects of this site with a holder", gauges.table_objects.clone());

@@ -76,6 +76,19 @@ pub struct Changes {
     pub ops: Vec<Op>,
 }
 
+/// Where an object can be had.
+#[derive(Debug, PartialEq)]
+pub struct Whereabouts {
+    /// Digest of the present version.
+    pub sha256: Sha256,
+    /// Its bytes.
+    pub size: u64,
+    /// Its class.
+    pub class: Class,
+    /// The holders that the filter is told of.
+    pub holders: Vec<HolderRow>,
+}
+
 /// Sizes of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TableSize {
@@ -273,6 +286,21 @@ impl Board {
         let inner = self.inner();
         let object = inner.objects.get(path).filter(|object| object.row.sha256 == *sha256);
         inner.number(domain).zip(object).is_some_and(|(peer, object)| object.holders.contains(&peer))
+    }
+
+    /// Where an object can be had that is fresh at `now_s`, in seconds since the Unix epoch.
+    pub fn whereabouts(&self, path: &str, now_s: u64) -> Option<Whereabouts> {
+        let inner = self.inner();
+        let object = inner.objects.get(path).filter(|object| u64::from(object.row.fresh_until_s) > now_s)?;
+        let holder = |id: u16| Some(inner.peers.get(usize::from(id))?.row.clone());
+        let holders = pick(object).into_iter().filter_map(holder).collect();
+        let ObjectRow { sha256, size, class, .. } = object.row;
+        Some(Whereabouts { sha256, size, class, holders })
+    }
+
+    /// Domain of the peer that serves replicas under this authority.
+    pub fn domain_at(&self, authority: &str) -> Option<String> {
+        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.domain.clone())
     }
 
     /// Domains of all peers that hold the object.

@@ -1,4 +1,4 @@
-//! The replica socket: what this site serves for others, and its peer document.
+//! The replica socket: what this site serves for others, its peer document, and where its visitors' browsers report.
 //!
 //! A replica never acts as part of this site: it has a name of its own, its headers come from a closed list, and whatever cannot be
 //! served exactly as its origin recorded it sends the client back there.
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{expiry_now_s, monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
+use crate::evidence::Evidence;
 use crate::http_server::{Body, empty, json, text};
 use crate::identity::{Membership, OwnRecord};
 use crate::settings::Settings;
@@ -42,6 +43,7 @@ pub struct ReplicaServer {
     leases: Arc<Leases>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
+    evidence: Option<Arc<Evidence>>,
 }
 
 impl ReplicaServer {
@@ -57,7 +59,13 @@ impl ReplicaServer {
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
         let downloads = settings.host.downloads;
-        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics }
+        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics, evidence: None }
+    }
+
+    /// Takes what visitors' browsers report, too.
+    #[must_use]
+    pub fn with_evidence(self, evidence: Option<Arc<Evidence>>) -> Self {
+        Self { evidence, ..self }
     }
 
     /// Answers one request.
@@ -65,6 +73,9 @@ impl ReplicaServer {
         let authority = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let authority = authority.strip_suffix(":443").unwrap_or(authority);
         if authority.eq_ignore_ascii_case(&self.domain) {
+            if let Some(evidence) = self.evidence.as_ref().filter(|_| Evidence::answers(request.uri().path())) {
+                return evidence.answer(request).await;
+            }
             return match (request.method(), request.uri().path()) {
                 (&Method::GET, PEER_DOCUMENT_PATH) => json(StatusCode::OK, &*self.own.signed(now_s())),
                 _ => text(StatusCode::NOT_FOUND, "only the peer document is served here\n"),

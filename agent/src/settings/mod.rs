@@ -25,7 +25,7 @@ use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 use values::{
     NOWHERE, address, admin_address, authority, bytes, class, contact, csp, duration, endpoint, half, leaf_class,
-    local_address, log_format, object_bytes, page, path_prefix, ranking, rate, replicas, time_scale, trust_mode,
+    local_address, log_format, object_bytes, page, path_prefix, ranking, rate, replicas, sample, time_scale, trust_mode,
     uplink,
 };
 
@@ -56,6 +56,8 @@ pub struct Settings {
     pub host: Host,
     /// What this site asks others to carry.
     pub share: Share,
+    /// What visitors' browsers look at.
+    pub evidence: EvidenceSettings,
     /// The proxy's own counters.
     pub proxy: Option<ProxyStats>,
     /// One JSON object a line instead of text.
@@ -229,6 +231,17 @@ pub struct Share {
     pub policy: Policy,
 }
 
+/// What visitors' browsers look at, where the operator has put the script into the pages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvidenceSettings {
+    /// Whether the script is served, and reports are taken.
+    pub enabled: bool,
+    /// Share of a page's own resources that are looked at, above 0 and at most 1.
+    pub sample: f64,
+    /// Largest object that is looked at, in bytes.
+    pub max_object_bytes: u64,
+}
+
 /// Where the proxy's counters are read.
 #[derive(Debug, Clone)]
 pub struct ProxyStats {
@@ -366,6 +379,11 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             replicas: keys.checked("share.replicas", Some("2"), replicas),
             keep: keys.checked("share.keep", Some("10m"), duration),
             policy: keys.checked("share.policy", Some("gdsf"), ranking),
+        },
+        evidence: EvidenceSettings {
+            enabled: keys.or("evidence.enabled", false),
+            sample: keys.checked("evidence.sample", Some("0.01"), sample),
+            max_object_bytes: keys.checked("evidence.max_object", Some("1MiB"), object_bytes),
         },
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),

@@ -137,6 +137,13 @@ pub(super) fn ranking(text: &str) -> Result<Policy, String> {
     }
 }
 
+pub(super) fn sample(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("must be a share above 0 and at most 1, as in 0.01".into()),
+    }
+}
+
 pub(super) fn csp(text: &str) -> Result<Csp, String> {
     match text {
         "read" => Ok(Csp::Read),

@@ -231,6 +231,11 @@ impl Holders {
         self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.holders().len()
+    }
+
     /// All of them, by domain.
     pub fn list(&self) -> BTreeMap<String, Holder> {
         self.holders().clone()

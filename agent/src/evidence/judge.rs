@@ -1,0 +1,387 @@
+//! When the word of visitors' browsers counts against a host: pure, so that the simulator judges by the very same code.
+//!
+//! Anybody can send reports, so none of them counts by itself. A host is suspected once browsers in three distinct networks found it
+//! wanting within a day, and clearly more often than the site's other hosts: that has it audited. If those audits are clean, and
+//! browsers in three further networks go on to find it wanting, then it tells auditors from browsers, and its redirects are suspended.
+//! Since it is always this site that chooses which host a browser looks at, broken browsers show at all hosts alike and move nothing.
+
+mod bounds;
+mod limits;
+mod rate;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+pub use bounds::Bounds;
+use limits::{Seen, Visits};
+use rate::Rate;
+
+/// What a browser found out about one object at one host.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// The host's domain.
+    pub holder: &'a str,
+    /// Stands for the object; equal for equal objects.
+    pub object: u64,
+    /// Stands for the network that the report came from: a keyed hash, so that it says nothing by itself.
+    pub network: u64,
+    /// What it found.
+    pub found: Found,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The bytes that the page would have got are right.
+    Good,
+    /// They are not.
+    Wrong,
+    /// What the page would have got is not known: the host sent it in such a way that it could not be looked at, and right bytes when
+    /// they were asked for again. Who tells the two requests apart would do this.
+    Resent,
+}
+
+/// What follows from reports.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finding {
+    /// It is time for audits of this host.
+    Suspect {
+        /// Its domain.
+        holder: String,
+        /// The evidence, for an operator.
+        text: String,
+    },
+    /// This host serves auditors well and browsers badly: it gets no redirects of this site any more. Never to be told to others.
+    Suspend {
+        /// Its domain.
+        holder: String,
+        /// The evidence, for an operator.
+        text: String,
+    },
+    /// This host is suspended no longer.
+    Resume {
+        /// Its domain.
+        holder: String,
+    },
+}
+
+impl Finding {
+    /// The domain of the host that it is about.
+    pub fn holder(&self) -> &str {
+        match self {
+            Self::Suspect { holder, .. } | Self::Suspend { holder, .. } | Self::Resume { holder } => holder,
+        }
+    }
+
+    /// Its name in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Suspect { .. } => "suspect",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume { .. } => "resume",
+        }
+    }
+}
+
+/// Why a report does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// This network has reported on this object at this host within a day.
+    Repeated,
+    /// This network has reported too much within an hour, or too many networks have.
+    TooMany,
+    /// The host is suspended already.
+    Suspended,
+}
+
+/// The records of all hosts.
+///
+/// Takes less than 6 MiB whatever is reported; see the constants here and in [`limits`].
+pub struct Judge {
+    bounds: Bounds,
+    records: HashMap<String, Record>,
+    visits: Visits,
+    seen: Seen,
+}
+
+/// Hosts with a record; beyond, the one that was reported on longest ago is forgotten, unless it is suspended.
+const MAX_RECORDS: usize = 4096;
+/// Networks that are remembered to have found one host wanting in one way; beyond, the first of them is forgotten.
+const MAX_COMPLAINING: usize = 16;
+
+impl Judge {
+    /// Nothing reported yet.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, records: HashMap::new(), visits: Visits::default(), seen: Seen::default() }
+    }
+
+    /// Takes a report; `holders` is how many hosts this site has.
+    ///
+    /// # Errors
+    /// [`Ignored`] if it does not count.
+    pub fn report(&mut self, report: &Report<'_>, holders: usize, now_ms: u64) -> Result<Vec<Finding>, Ignored> {
+        let is_suspended = |record: &Record| matches!(record.state, State::Suspended { .. });
+        if self.records.get(report.holder).is_some_and(is_suspended) {
+            return Err(Ignored::Suspended);
+        }
+        let key = fingerprint(report);
+        if self.seen.contains(key, self.bounds.memory_ms, now_ms) {
+            return Err(Ignored::Repeated);
+        }
+        if !self.visits.admits(report.network, &self.bounds, now_ms) {
+            return Err(Ignored::TooMany);
+        }
+        self.seen.insert(key);
+        if !self.records.contains_key(report.holder) {
+            self.make_room();
+            self.records.insert(report.holder.to_owned(), Record::new(now_ms));
+        }
+        let Some(record) = self.records.get_mut(report.holder) else { return Ok(Vec::new()) };
+        record.fade(self.bounds.half_life_ms, now_ms);
+        record.checks += 1.0;
+        let fault = match report.found {
+            Found::Good => return Ok(Vec::new()),
+            Found::Wrong => Fault::Wrong,
+            Found::Resent => Fault::Resent,
+        };
+        record.faults[fault as usize].add(report.network, self.bounds.memory_ms, now_ms);
+        Ok(self.judge(report.holder, fault, holders, now_ms))
+    }
+
+    /// An audit of the host has come to its end. One that was not clean sees for itself what browsers see, so it is all up to audits then.
+    pub fn audited(&mut self, holder: &str, clean: bool, now_ms: u64) {
+        let Some(record) = self.records.get_mut(holder) else { return };
+        match &mut record.state {
+            State::Suspected { clean: count, .. } if clean => *count = count.saturating_add(1),
+            State::Suspected { .. } => *record = Record::new(now_ms),
+            State::Watched | State::Suspended { .. } => {}
+        }
+    }
+
+    /// Forgets what was reported on a host: it is forgiven, or no peer any more.
+    pub fn forget(&mut self, holder: &str) {
+        self.records.remove(holder);
+    }
+
+    /// Ends suspensions that have lasted long enough, or that are too many now, and forgets networks; to be called every minute or so,
+    /// or nothing is forgotten before the next report.
+    pub fn tick(&mut self, holders: usize, now_ms: u64) -> Vec<Finding> {
+        self.visits.expire(self.bounds.limited_ms, now_ms);
+        self.seen.expire(self.bounds.memory_ms, now_ms);
+        let mut ended = Vec::new();
+        for (holder, record) in &mut self.records {
+            record.faults.iter_mut().for_each(|fault| fault.expire(self.bounds.memory_ms, now_ms));
+            if let State::Suspended { until_ms, .. } = record.state
+                && until_ms <= now_ms
+            {
+                *record = record.resumed(now_ms);
+                ended.push(Finding::Resume { holder: holder.clone() });
+            }
+        }
+        while self.suspended().count() > holders / self.bounds.one_in {
+            let Some((holder, _)) = self.least_suspended() else { break };
+            ended.push(self.resume(holder, now_ms));
+        }
+        ended
+    }
+
+    fn judge(&mut self, holder: &str, fault: Fault, holders: usize, now_ms: u64) -> Vec<Finding> {
+        let Some(record) = self.records.get_mut(holder) else { return Vec::new() };
+        if let State::Suspected { since_ms, .. } = record.state
+            && now_ms.saturating_sub(since_ms) > self.bounds.suspicion_ms
+        {
+            record.state = State::Watched;
+        }
+        if !record.is_due(fault, &self.bounds) {
+            return Vec::new();
+        }
+        let others = self.others(holder, fault);
+        let bounds = &self.bounds;
+        let Some(record) = self.records.get_mut(holder) else { return Vec::new() };
+        let complaints = &record.faults[fault as usize];
+        // An assumption is good enough to have somebody audited, and not to suspend anybody.
+        let usual = match record.state {
+            State::Watched => Rate { bad: others.bad + 1.0, of: others.of + bounds.assumed_checks },
+            State::Suspected { .. } | State::Suspended { .. } => others,
+        };
+        let excess = Rate { bad: complaints.count, of: record.checks }.at_least(bounds.deviations)
+            - usual.at_most(bounds.deviations);
+        if excess <= 0.0 {
+            return Vec::new();
+        }
+        let text = || {
+            let what = match fault {
+                Fault::Wrong => "wrong bytes",
+                Fault::Resent => "bytes that they could not look at",
+            };
+            format!(
+                "visitors' browsers got {what} in {:.0} of {:.0} looks, from at least {} networks, and elsewhere in {:.0} of {:.0}",
+                complaints.count,
+                record.checks,
+                complaints.networks.len(),
+                others.bad,
+                others.of
+            )
+        };
+        match record.state {
+            State::Watched => {
+                let found = Finding::Suspect { holder: holder.to_owned(), text: text() };
+                record.state = State::Suspected { since_ms: now_ms, clean: 0 };
+                vec![found]
+            }
+            State::Suspected { .. } if others.of >= bounds.compared_checks => {
+                let text = text();
+                self.suspend(holder, text, excess, holders, now_ms)
+            }
+            State::Suspected { .. } | State::Suspended { .. } => Vec::new(),
+        }
+    }
+
+    fn suspend(&mut self, holder: &str, text: String, excess: f64, holders: usize, now_ms: u64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if self.suspended().count() >= holders / self.bounds.one_in {
+            match self.least_suspended() {
+                Some((least, its_excess)) if its_excess < excess => findings.push(self.resume(least, now_ms)),
+                _ => return findings,
+            }
+        }
+        if let Some(record) = self.records.get_mut(holder) {
+            let lasts_ms = self.bounds.suspension_ms.saturating_mul(1 << record.suspensions.min(10));
+            let (until_ms, suspensions) = (now_ms.saturating_add(lasts_ms), record.suspensions.saturating_add(1));
+            *record = Record { state: State::Suspended { until_ms, excess }, suspensions, ..Record::new(now_ms) };
+            findings.push(Finding::Suspend { holder: holder.to_owned(), text });
+        }
+        findings
+    }
+
+    fn resume(&mut self, holder: String, now_ms: u64) -> Finding {
+        if let Some(record) = self.records.get_mut(&holder) {
+            *record = record.resumed(now_ms);
+        }
+        Finding::Resume { holder }
+    }
+
+    fn suspended(&self) -> impl Iterator<Item = (&String, f64)> {
+        self.records.iter().filter_map(|(holder, record)| match record.state {
+            State::Suspended { excess, .. } => Some((holder, excess)),
+            State::Watched | State::Suspected { .. } => None,
+        })
+    }
+
+    fn least_suspended(&self) -> Option<(String, f64)> {
+        // Equal in every run, whatever the order of the map.
+        let least = self.suspended().min_by(|(a, x), (b, y)| x.total_cmp(y).then_with(|| a.cmp(b)));
+        least.map(|(holder, excess)| (holder.clone(), excess))
+    }
+
+    /// The rate of all other hosts but the worst third of them, which may be in league or as bad.
+    fn others(&self, holder: &str, fault: Fault) -> Rate {
+        let others = self.records.iter().filter(|(other, record)| other.as_str() != holder && record.checks > 0.0);
+        let mut rates: Vec<Rate> =
+            others.map(|(_, record)| Rate { bad: record.faults[fault as usize].count, of: record.checks }).collect();
+        rates.sort_unstable_by(|a, b| (a.bad / a.of).total_cmp(&(b.bad / b.of)).then(b.of.total_cmp(&a.of)));
+        let kept = rates.len() - rates.len() / self.bounds.one_in;
+        let sum = |sum: Rate, rate: &Rate| Rate { bad: sum.bad + rate.bad, of: sum.of + rate.of };
+        rates.iter().take(kept).fold(Rate { bad: 0.0, of: 0.0 }, sum)
+    }
+
+    fn make_room(&mut self) {
+        if self.records.len() < MAX_RECORDS {
+            return;
+        }
+        let watched = self.records.iter().filter(|(_, record)| !matches!(record.state, State::Suspended { .. }));
+        let oldest = watched.min_by_key(|(holder, record)| (record.at_ms, *holder)).map(|(holder, _)| holder.clone());
+        if let Some(oldest) = oldest {
+            self.records.remove(&oldest);
+        }
+    }
+}
+
+/// What browsers said of one host.
+struct Record {
+    /// When its counts last faded.
+    at_ms: u64,
+    checks: f64,
+    faults: [Complaints; 2],
+    state: State,
+    suspensions: u32,
+}
+
+enum State {
+    Watched,
+    Suspected { since_ms: u64, clean: u32 },
+    Suspended { until_ms: u64, excess: f64 },
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Wrong,
+    Resent,
+}
+
+#[derive(Default)]
+struct Complaints {
+    count: f64,
+    /// Each with the time of its first complaint, the oldest first.
+    networks: Vec<(u64, u64)>,
+}
+
+impl Record {
+    fn new(now_ms: u64) -> Self {
+        Self { at_ms: now_ms, checks: 0.0, faults: Default::default(), state: State::Watched, suspensions: 0 }
+    }
+
+    /// After a suspension nothing is left but the suspicion.
+    fn resumed(&self, now_ms: u64) -> Self {
+        let state = State::Suspected { since_ms: now_ms, clean: 0 };
+        Self { state, suspensions: self.suspensions, ..Self::new(now_ms) }
+    }
+
+    /// Whether there are as many networks, and audits, as the next step takes; then it is up to the rates.
+    fn is_due(&self, fault: Fault, bounds: &Bounds) -> bool {
+        let (since_ms, clean) = match self.state {
+            State::Watched => (None, bounds.clean_audits),
+            State::Suspected { since_ms, clean } => (Some(since_ms), clean),
+            State::Suspended { .. } => return false,
+        };
+        clean >= bounds.clean_audits && self.faults[fault as usize].networks_since(since_ms) >= bounds.networks
+    }
+
+    fn fade(&mut self, half_life_ms: u64, now_ms: u64) {
+        let factor = (-(now_ms.saturating_sub(self.at_ms) as f64) / half_life_ms as f64).exp2();
+        self.at_ms = now_ms;
+        self.checks *= factor;
+        self.faults.iter_mut().for_each(|fault| fault.count *= factor);
+    }
+}
+
+impl Complaints {
+    fn add(&mut self, network: u64, memory_ms: u64, now_ms: u64) {
+        self.count += 1.0;
+        self.expire(memory_ms, now_ms);
+        if !self.networks.iter().any(|(known, _)| *known == network) {
+            if self.networks.len() >= MAX_COMPLAINING {
+                self.networks.remove(0);
+            }
+            self.networks.push((network, now_ms));
+        }
+    }
+
+    fn expire(&mut self, memory_ms: u64, now_ms: u64) {
+        self.networks.retain(|(_, first_ms)| now_ms.saturating_sub(*first_ms) < memory_ms);
+    }
+
+    fn networks_since(&self, since_ms: Option<u64>) -> usize {
+        self.networks.iter().filter(|(_, first_ms)| since_ms.is_none_or(|since_ms| *first_ms > since_ms)).count()
+    }
+}
+
+/// Equal for reports of one network on one object at one host. Two of its parts are keyed hashes, so nobody can make others meet.
+fn fingerprint(report: &Report<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (report.network, report.holder, report.object).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
