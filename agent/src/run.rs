@@ -276,6 +276,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         store: store.clone(),
         terms: terms.clone(),
         leases: leases.clone(),
+        puller: puller.clone(),
         withdrawer: withdrawer.clone(),
         metrics: metrics.clone(),
     });

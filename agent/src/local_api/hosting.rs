@@ -57,6 +57,7 @@ impl LocalApi {
                 );
                 let replicas = self.withdrawer.denied();
                 self.withdrawer.hurry();
+                self.puller.reconsider().await;
                 json(StatusCode::OK, &Denied { changed, replicas, unsaved: !deny.is_saved() })
             }
             Err(error @ DenyError::Full) => refuse("full", error.to_string()),
@@ -73,6 +74,7 @@ impl LocalApi {
             self.terms.set_leaving(leave, now_s());
             tracing::warn!("the operator has this host {}", if leave { "leave" } else { "stay" });
             self.withdrawer.hurry();
+            self.puller.reconsider().await;
         }
         json(StatusCode::OK, &self.departure())
     }
