@@ -26,5 +26,6 @@ pub mod run;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;
+pub mod state_db;
 pub mod store;
 pub mod telemetry;

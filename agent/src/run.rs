@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
-use redb::Database;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
@@ -50,6 +49,7 @@ use crate::reputation::book::Book;
 use crate::serve::ReplicaServer;
 use crate::serve::leases::Leases;
 use crate::settings::{LocalAddress, Settings};
+use crate::state_db::StateDb;
 use crate::store::{BucketAccess, Location, ReplicaStore, StoreError};
 use crate::telemetry::Metrics;
 
@@ -70,7 +70,7 @@ pub enum RunError {
         /// The file.
         path: String,
         /// What is wrong.
-        source: redb::DatabaseError,
+        source: Box<redb::Error>,
     },
     /// A socket could not be opened.
     #[error("{key} = {address}: {source}")]
@@ -319,6 +319,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         store: store.clone(),
         terms: terms.clone(),
         leases: leases.clone(),
+        puller: puller.clone(),
         withdrawer: withdrawer.clone(),
         metrics: metrics.clone(),
     });
@@ -451,6 +452,7 @@ fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
     Ok(listener)
 }
 
-fn open_database(path: &Path) -> Result<Database, RunError> {
-    Database::create(path).map_err(|source| RunError::Database { path: path.display().to_string(), source })
+fn open_database(path: &Path) -> Result<StateDb, RunError> {
+    let database = |source| RunError::Database { path: path.display().to_string(), source: Box::new(source) };
+    StateDb::open(path).map_err(database)
 }

@@ -236,9 +236,10 @@ mod tests {
     use super::*;
     use crate::clock::now_s;
     use crate::identity::{Counter, Membership, RosterBounds};
+    use crate::state_db::StateDb;
 
     fn next(state: &Path, name: &'static str) -> u64 {
-        Counter::new(Arc::new(Database::create(state.join("state.redb")).unwrap()), name).next(now_s()).unwrap()
+        Counter::new(Arc::new(StateDb::open(&state.join("state.redb")).unwrap()), name).next(now_s()).unwrap()
     }
 
     #[test]
@@ -249,7 +250,7 @@ mod tests {
         let key = NodeKey::load_or_create(&old).unwrap();
         let sequence = next(&old, "object");
         let membership = |state: &Path| {
-            let db = Arc::new(Database::create(state.join("state.redb")).unwrap());
+            let db = Arc::new(StateDb::open(&state.join("state.redb")).unwrap());
             Membership::open(db, "a.test", RosterBounds::default()).unwrap()
         };
         membership(&old).invite("b.test").unwrap();

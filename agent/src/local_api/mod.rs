@@ -20,6 +20,7 @@ use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
+use crate::replicate::host::pull::Puller;
 use crate::replicate::host::terms::Terms;
 use crate::replicate::host::withdraw::Withdrawer;
 use crate::replicate::origin::holders::Holders;
@@ -60,6 +61,8 @@ pub struct LocalApi {
     pub terms: Arc<Terms>,
     /// What origins are granted.
     pub leases: Arc<Leases>,
+    /// What is being taken in.
+    pub puller: Arc<Puller>,
     /// What is being given up.
     pub withdrawer: Arc<Withdrawer>,
     /// Counters.

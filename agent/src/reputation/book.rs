@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +13,11 @@ use super::formulas::Formulas;
 use super::{Marks, Reputation, State};
 use crate::clock::judging_now_ms;
 use crate::identity::neighbourhood::registrable;
+use crate::state_db::StateDb;
 
 /// All accounts, shared by those who gather evidence and those who act on it.
 pub struct Book {
-    db: Arc<Database>,
+    db: Arc<StateDb>,
     mode: Mode,
     reputation: Mutex<Reputation>,
 }
@@ -51,7 +52,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 impl Book {
     /// Reads what was known before. Rows that this release does not understand are left out, with a line in the log.
-    pub fn open(db: Arc<Database>, formulas: Formulas, mode: Mode) -> Result<Self, Box<redb::Error>> {
+    pub fn open(db: Arc<StateDb>, formulas: Formulas, mode: Mode) -> Result<Self, Box<redb::Error>> {
         let accounts: BTreeMap<String, Account> = read(&db, ACCOUNTS).map_err(Box::new)?;
         let marks: BTreeMap<String, Marks> = read(&db, MARKS).map_err(Box::new)?;
         Ok(Self { db, mode, reputation: Mutex::new(Reputation::new(formulas, accounts, marks)) })
@@ -143,7 +144,7 @@ impl Book {
 }
 
 fn read<T: DeserializeOwned>(
-    db: &Database,
+    db: &StateDb,
     definition: TableDefinition<'static, &'static str, &'static [u8]>,
 ) -> Result<BTreeMap<String, T>, redb::Error> {
     let transaction = db.begin_read()?;
@@ -175,7 +176,7 @@ mod tests {
         book.judge(|reputation, now_ms| reputation.audited("b.test", &audited, now_ms));
     }
 
-    fn open(db: &Arc<Database>, mode: Mode) -> Book {
+    fn open(db: &Arc<StateDb>, mode: Mode) -> Book {
         Book::open(db.clone(), Formulas::default(), mode).unwrap()
     }
 

@@ -8,6 +8,7 @@ mod cors;
 mod headers;
 pub mod leases;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
@@ -30,7 +31,7 @@ use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
 use admission::{Use, attachment, use_of};
 use cors::share;
-use leases::Leases;
+use leases::{Draw, Leases};
 
 /// Serves replicas.
 pub struct ReplicaServer {
@@ -119,13 +120,25 @@ impl ReplicaServer {
         else {
             return self.send_back(&asked, headers);
         };
-        // A HEAD costs nothing, and is how origins find out whether a copy is there.
-        if request.method() == Method::GET && !self.leases.is_open(asked.origin, monotonic_ms()) {
-            self.metrics.over_lease.inc();
-            return self.send_back(&asked, headers);
+        let plan = plan(headers, Some(&replica.record.etag), None, replica.record.size);
+        let range = match &plan {
+            Plan::Full => Some(0..replica.record.size),
+            Plan::Partial(range) => Some(range.clone()),
+            Plan::NotModified | Plan::PreconditionFailed | Plan::Unsatisfiable => None,
+        };
+        // What has no body costs nothing, and a HEAD is how origins find out whether a copy is there.
+        let range = range.filter(|_| request.method() == Method::GET);
+        let mut draw = None;
+        if let Some(range) = &range {
+            draw = self.leases.begin(asked.origin, range.end - range.start, monotonic_ms());
+            if draw.is_none() {
+                self.metrics.over_lease.inc();
+                return self.send_back(&asked, headers);
+            }
         }
+        let body = range.zip(draw);
         match self.store.open_content(&replica.record).await {
-            Ok(content) => self.serve(request, &replica, content).await,
+            Ok(content) => self.serve(request, &replica, content, &plan, body).await,
             Err(ReadError::Store(error)) => {
                 tracing::error!(origin = %asked.origin, path = %asked.path, %error, "reading a replica");
                 self.send_back(&asked, headers)
@@ -139,38 +152,36 @@ impl ReplicaServer {
         }
     }
 
-    async fn serve(&self, request: &Request<Incoming>, replica: &Replica, content: Content) -> Response<Body> {
+    /// `body` is the range to send, and what it may be sent from.
+    async fn serve(
+        &self,
+        request: &Request<Incoming>,
+        replica: &Replica,
+        content: Content,
+        plan: &Plan,
+        body: Option<(Range<u64>, Draw)>,
+    ) -> Response<Body> {
         let record = &replica.record;
-        let plan = plan(request.headers(), Some(&record.etag), None, record.size);
-        let range = match &plan {
-            Plan::Full => Some(0..record.size),
-            Plan::Partial(range) => Some(range.clone()),
-            Plan::NotModified | Plan::PreconditionFailed | Plan::Unsatisfiable => None,
-        };
-        let mut response = match range.filter(|_| *request.method() == Method::GET) {
+        let mut response = match body {
             None => empty(StatusCode::OK),
-            Some(range) => {
-                match content.read(range).await {
-                    Ok(stream) => {
-                        self.metrics.served.inc();
-                        let (leases, metrics, origin) =
-                            (self.leases.clone(), self.metrics.clone(), record.origin.clone());
-                        // Drawn as it is sent: who asks for much and breaks off does not use the lease up for others.
-                        let counted = stream.inspect_ok(move |part| {
-                            leases.draw(&origin, part.len() as u64, monotonic_ms());
-                            metrics.served_bytes.inc_by(part.len() as u64);
-                        });
-                        Response::new(StreamBody::new(counted.map_ok(Frame::data)).boxed_unsync())
-                    }
-                    Err(error) => {
-                        tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");
-                        return empty(StatusCode::INTERNAL_SERVER_ERROR);
-                    }
+            Some((range, mut draw)) => match content.read(range).await {
+                Ok(stream) => {
+                    self.metrics.served.inc();
+                    let metrics = self.metrics.clone();
+                    let counted = stream.inspect_ok(move |part| {
+                        draw.send(part.len() as u64, monotonic_ms());
+                        metrics.served_bytes.inc_by(part.len() as u64);
+                    });
+                    Response::new(StreamBody::new(counted.map_ok(Frame::data)).boxed_unsync())
                 }
-            }
+                Err(error) => {
+                    tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");
+                    return empty(StatusCode::INTERNAL_SERVER_ERROR);
+                }
+            },
         };
-        *response.status_mut() = headers::status_of(&plan);
-        headers::describe(response.headers_mut(), record, &plan);
+        *response.status_mut() = headers::status_of(plan);
+        headers::describe(response.headers_mut(), record, plan);
         share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
         if use_of(request.headers()) == Use::Window
             && let Ok(disposition) = HeaderValue::try_from(attachment(&record.path))

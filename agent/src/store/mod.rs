@@ -171,6 +171,15 @@ impl ReplicaStore {
         blocking(move || Incoming::open(&parts, record)).await?
     }
 
+    /// Removes what is left of unfinished objects that nobody works on and nobody wants any more.
+    pub async fn forget_unfinished(&self, is_unwanted: impl Fn(&Sha256) -> bool + Send + 'static) {
+        let parts = self.parts.clone();
+        let forgotten = blocking(move || parts.forget(is_unwanted)).await;
+        if let Err(error) = forgotten.and_then(|forgotten| forgotten) {
+            tracing::error!(%error, "removing unfinished objects");
+        }
+    }
+
     /// Puts a newer record of the same bytes in place of the one that is held.
     ///
     /// `false` if it is not held any more.

@@ -22,6 +22,7 @@ mod earlier_holders;
 mod filter_crash;
 mod filter_settings;
 mod freshness;
+mod full_state;
 mod hostile_input;
 mod hosting;
 mod idle;

@@ -108,6 +108,29 @@ impl Puller {
         self.admit(origin, offered).await.unwrap_or_else(|reason| Verdict::Declined { reason })
     }
 
+    /// The operator has changed the terms: what no longer agrees with them neither waits nor is pulled any further, and of bytes that
+    /// are denied nothing is kept for another attempt.
+    pub async fn reconsider(&self) {
+        self.end_refused();
+        let terms = self.terms.clone();
+        self.store.forget_unfinished(move |sha256| terms.deny.covers_digest(sha256)).await;
+    }
+
+    fn end_refused(&self) {
+        let refuses =
+            |origin: &str, path: &str, sha256: &Sha256| self.terms.refuses_version(origin, path, sha256).is_some();
+        let mut state = self.state();
+        let left = state.waiting.sift(|pull| refuses(&pull.record.origin, &pull.record.path, &pull.record.sha256));
+        for (origin, paths) in &state.running {
+            let unwanted = paths.iter().filter(|(path, running)| refuses(origin, path, &running.sha256));
+            // What comes in a batch is looked at once more before it is committed.
+            unwanted.flat_map(|(_, running)| &running.cancel).for_each(CancellationToken::cancel);
+        }
+        drop(state);
+        // Reservations are given back after the lock.
+        drop(left);
+    }
+
     /// What there is room for by this host's quotas.
     pub fn room_for(&self, origin: &str) -> Room {
         let (host, usage) = (&self.terms.host, self.store.usage());

@@ -140,7 +140,7 @@ async fn what_is_held_but_no_longer_carried_is_not_acknowledged_again() {
     assert_eq!(host.offer(held.clone()).await, Err(Decline::Quota), "on its way out");
     host.terms.settle(&host.store.list());
     assert_eq!(host.offer(held.clone()).await, Ok(true));
-    host.terms.set_leaving(true, 1).unwrap();
+    host.terms.set_leaving(true, 1);
     assert_eq!(host.offer(held).await, Err(Decline::Leaving));
     assert_eq!(host.queued(), 0);
 }
