@@ -20,6 +20,7 @@ use crate::catalogue::learn::Learner;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::{monotonic_ms, now_s};
+use crate::decider::Decider;
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::{
@@ -266,6 +267,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
         board,
+        decider: Arc::new(Decider::new(&settings.decide, getrandom::u64()?)),
         load: load.clone(),
         holders,
         membership: membership.clone(),
@@ -314,6 +316,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let answer = move |identity, request: Request<Incoming>| peer_api.clone().answer(identity, request);
     let (bounds, counters) = (ListenerBounds::default(), Arc::new(ListenerCounters::default()));
     tasks.spawn(peer_listener::serve(sockets.peer, peer_tls, bounds, counters, membership, answer, token()));
+    tasks.spawn(local_api.clone().keep_gate_current(token()));
     let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
     let mut unix_socket = None;
     match sockets.local {

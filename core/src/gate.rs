@@ -245,6 +245,14 @@ impl Gate {
         })
     }
 
+    /// The origin failed to answer a request that nothing was kept of: redirects the client if it may.
+    pub fn fail(&mut self, head: &RequestHead<'_>, proxy: &mut impl Surroundings) -> Verdict {
+        match self.watch(head) {
+            Kept::Watched(watched) if self.rescue(&watched, proxy) => Verdict::Redirected,
+            _ => Verdict::Local,
+        }
+    }
+
     /// The origin failed to answer: redirects the client if it may, and says whether it did.
     pub fn rescue(&mut self, watched: &Watched, proxy: &mut impl Surroundings) -> bool {
         self.tally.counts.origin_failures = self.tally.counts.origin_failures.saturating_add(1);

@@ -57,7 +57,7 @@ impl Settings {
             agent_timeout_ms: read.number("agent.timeout_ms", 1000, 10, 10_000),
             tick_ms: read.number("tick_ms", 250, 25, 2000),
             max_objects: read.number("max_objects", 1 << 20, 1, 1 << 23),
-            gate: GateSettings::read(read),
+            gate: GateSettings::read(read, true),
         }
     }
 }

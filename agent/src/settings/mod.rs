@@ -1,5 +1,6 @@
 //! What the operator has decided: from a TOML file, the environment and flags to checked values.
 
+mod decide;
 mod host;
 mod keys;
 mod values;
@@ -17,6 +18,7 @@ use p2pcdn_core::object::Class;
 use crate::replicate::host::deny::Denial;
 use crate::replicate::origin::rank::Policy;
 use crate::store::Place;
+pub use decide::DecideSettings;
 pub use host::OriginLimits;
 use host::{debt_ratio, denial, origin_limits};
 use keys::Keys;
@@ -53,6 +55,8 @@ pub struct Settings {
     pub share: Share,
     /// The proxy's own counters.
     pub proxy: Option<ProxyStats>,
+    /// How the agent decides for proxies without the filter.
+    pub decide: DecideSettings,
     /// One JSON object a line instead of text.
     pub log_json: bool,
     /// Factor on the periods and backoffs of introductions and offers; tests make time pass faster with less than 1.
@@ -346,6 +350,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             keep: keys.checked("share.keep", Some("10m"), duration),
             policy: keys.checked("share.policy", Some("gdsf"), ranking),
         },
+        decide: DecideSettings::read(&mut keys),
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
         time_scale: keys.checked("lab.time_scale", Some("1"), time_scale),

@@ -40,7 +40,8 @@ pub struct GateSettings {
     pub targets: Targets,
     /// `in_flight_limit`: requests in flight in this proxy beyond which all that can be is redirected at once; 0, none.
     pub in_flight_limit: u32,
-    /// `stay_local_s`: in every such period, the first request for an object stays in each VM; 10 s, at most 3600; 0, never.
+    /// `stay_local_s`: in every such period, the first request for an object stays at each gate; 10 s, at most 3600; 0, never, which is
+    /// the default where nobody sees the origin's answers.
     pub stay_local_s: u32,
     /// `min_bytes`: 8192, at most 1 GiB. `classes`: all. `exclude`, `fetch_paths`, `plain_style_paths`, `download_paths` and
     /// `cross_site_paths`: at most [`MAX_PREFIXES`] each; none. `queries`: at most [`MAX_QUERIES`]; none. `ranges`: `from_start`, or
@@ -59,8 +60,8 @@ pub struct GateSettings {
 }
 
 impl GateSettings {
-    /// Reads its keys; those that are wrong are errors of the reader.
-    pub fn read(read: &mut Reader) -> Self {
+    /// Reads its keys; those that are wrong are errors of the reader. `sees_answers` says whether the origin's answers are looked at.
+    pub fn read(read: &mut Reader, sees_answers: bool) -> Self {
         Self {
             targets: Targets {
                 requests_per_s: read.number("target.requests_per_s", 0, 0, u32::MAX.into()),
@@ -69,7 +70,7 @@ impl GateSettings {
                 pure_balancer_at: read.factor("pure_balancer_at", 5.0, 1.0, 1000.0),
             },
             in_flight_limit: read.number("in_flight_limit", 0, 0, u32::MAX.into()),
-            stay_local_s: read.number("stay_local_s", 10, 0, 3600),
+            stay_local_s: read.number("stay_local_s", if sees_answers { 10 } else { 0 }, 0, 3600),
             rules: Rules {
                 min_bytes: read.number("min_bytes", 8192, 0, 1 << 30),
                 classes: read.words("classes", &Class::ALL.map(|class| (class.name(), class))),
