@@ -264,10 +264,12 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         uploads: uploads.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
+    // A proxy that serves the directory itself tells visitors tags of its own.
+    let knows_tags = settings.site.directory.is_none();
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
         board,
-        decider: Arc::new(Decider::new(&settings.decide, getrandom::u64()?)),
+        decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
         load: load.clone(),
         holders,
         membership: membership.clone(),

@@ -101,6 +101,11 @@ impl<'a> RequestHead<'a> {
         self.refuse(Refusal::Body);
     }
 
+    /// Whether a condition holds only the origin can say.
+    pub fn note_condition(&mut self) {
+        self.refuse(Refusal::Conditional);
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
     }

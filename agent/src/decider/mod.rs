@@ -28,6 +28,7 @@ pub const RESCUE_PATH: &str = "/v1/rescue";
 pub struct Decider {
     gate: Mutex<Gate>,
     is_off: bool,
+    knows_tags: bool,
 }
 
 /// A report on its way.
@@ -39,11 +40,12 @@ pub struct Sent {
 }
 
 impl Decider {
-    /// Knows no replicas yet, so that everything stays. `seed` is any number that others do not have.
-    pub fn new(settings: &DecideSettings, seed: u64) -> Self {
+    /// Knows no replicas yet, so that everything stays. `knows_tags` says whether the table has the entity tags that visitors are told;
+    /// `seed` is any number that others do not have.
+    pub fn new(settings: &DecideSettings, knows_tags: bool, seed: u64) -> Self {
         let GateSettings { mode, .. } = settings.gate;
         let gate = Gate::new(settings.gate.clone(), Medium::SUBREQUEST, settings.max_objects, seed, now_ms());
-        Self { gate: Mutex::new(gate), is_off: mode == Mode::Off }
+        Self { gate: Mutex::new(gate), is_off: mode == Mode::Off, knows_tags }
     }
 
     /// Answers a request for [`DECIDE_PATH`] or [`RESCUE_PATH`].
@@ -52,7 +54,10 @@ impl Decider {
         if self.is_off || request.method() != Method::GET || !is_from_proxy(request) {
             return stays();
         }
-        let Some(head) = original::head(request.headers()) else { return stays() };
+        let Some(mut head) = original::head(request.headers()) else { return stays() };
+        if head.etag.is_some() && !self.knows_tags {
+            head.note_condition();
+        }
         let mut reply = Reply::default();
         let kept = match request.uri().path() {
             RESCUE_PATH => {

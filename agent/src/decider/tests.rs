@@ -21,7 +21,7 @@ fn decider(json: &str) -> Decider {
     let mut reader = Reader::new(json.as_bytes()).unwrap();
     let gate = GateSettings::read(&mut reader, false);
     reader.finish().unwrap();
-    Decider::new(&DecideSettings { gate, max_objects: 100 }, 1)
+    Decider::new(&DecideSettings { gate, max_objects: 100 }, false, 1)
 }
 
 /// Holds `/a.png` at three hosts.
@@ -143,6 +143,7 @@ fn requests_that_are_told_of_badly_stay() {
         ("authorization", "x"),
         ("x-secret", "x"),
         ("cookie", "a=b"),
+        ("if-none-match", "\"other\""),
     ];
     for header in told {
         assert!(!leaves(&decider, &[&GET[..], &[header]].concat()), "{header:?}");

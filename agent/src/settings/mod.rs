@@ -105,7 +105,7 @@ pub struct Listen {
     pub local: LocalAddress,
     /// HTTP behind the proxy: replicas and the peer document.
     pub replica: SocketAddr,
-    /// Connections of peers, behind the proxy's ALPN split, with PROXY v2 in front.
+    /// Connections of peers, behind the proxy's ALPN split, with the PROXY protocol in front.
     pub peer: SocketAddr,
     /// The embedded origin, behind the proxy.
     pub origin: SocketAddr,
