@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod conditional;
+pub mod decider;
 pub mod demand;
 pub mod doctor;
 pub mod egress;

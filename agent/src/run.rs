@@ -24,6 +24,7 @@ use crate::clock::{monotonic_ms, now_s};
 use crate::evidence::judge::Bounds;
 use crate::evidence::look_again::LookAgain;
 use crate::evidence::{Evidence, MAX_FINDINGS};
+use crate::decider::Decider;
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::{
@@ -304,11 +305,14 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         uploads: uploads.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
+    // A proxy that serves the directory itself tells visitors tags of its own.
+    let knows_tags = settings.site.directory.is_none();
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
         board,
         auditor: auditor.clone(),
         book: book.clone(),
+        decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
         load: load.clone(),
         holders,
         membership: membership.clone(),
@@ -366,6 +370,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let answer = move |identity, request: Request<Incoming>| peer_api.clone().answer(identity, request);
     let (bounds, counters) = (ListenerBounds::default(), Arc::new(ListenerCounters::default()));
     tasks.spawn(peer_listener::serve(sockets.peer, peer_tls, bounds, counters, membership, answer, token()));
+    tasks.spawn(local_api.clone().keep_gate_current(token()));
     let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
     let mut unix_socket = None;
     match sockets.local {

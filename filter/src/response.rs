@@ -1,11 +1,10 @@
 //! The response to a request that stayed: opened to a client that a host sent back, compared with the table, or replaced if the
 //! origin failed.
 
-use p2pcdn_core::sync::Op;
+use p2pcdn_core::gate::{Kept, Returned, Verdict, Watched};
 
-use crate::host::{Host, now_ms};
-use crate::redirect::Leaving;
-use crate::request::{Kept, Request, Returned, Verdict, Watched, gather};
+use crate::host::Host;
+use crate::request::{Request, Through};
 use crate::root::Vm;
 
 impl<H: Host> Request<H> {
@@ -39,8 +38,7 @@ impl<H: Host> Vm<H> {
             return;
         }
         let etag = host.response_header("etag");
-        let is_public =
-            returned.validator != 0 && etag.is_some_and(|e| self.hash_key.validator(&e) == returned.validator);
+        let is_public = returned.validator != 0 && etag.is_some_and(|e| self.gate.validator(&e) == returned.validator);
         let cache_control = host.response_header("cache-control").unwrap_or_default().to_ascii_lowercase();
         let says = |word: &[u8]| cache_control.windows(word.len()).any(|window| window == word);
         let is_private = says(b"private") || says(b"no-store") || host.response_header("set-cookie").is_some();
@@ -67,14 +65,12 @@ impl<H: Host> Vm<H> {
     fn compare(&mut self, watched: &Watched) -> bool {
         match self.host.response_status() {
             Some(500 | 502..=504) => {
-                self.tally.counts.origin_failures = self.tally.counts.origin_failures.saturating_add(1);
-                self.counted.origin_failures = self.counted.origin_failures.saturating_add(1);
-                return self.settings.rescue && self.rescue(watched);
+                return self.gate.rescue(watched, &mut Through(&self.host));
             }
             Some(200) if watched.is_first_hand => self.compare_version(watched),
             // What is wrong with a request says nothing of the object.
             Some(200 | 206 | 304 | 400 | 408 | 413 | 414 | 429 | 431) | None => {}
-            Some(_) if watched.is_first_hand => self.tally.questioned.note(watched.key),
+            Some(_) if watched.is_first_hand => self.gate.tally.questioned.note(watched.key),
             Some(_) => {}
         }
         false
@@ -87,32 +83,9 @@ impl<H: Host> Vm<H> {
             return;
         }
         match self.host.response_header("etag") {
-            Some(etag) if self.hash_key.validator(&etag) == watched.validator => {}
-            Some(etag) if etag.starts_with(b"\"") => {
-                self.tally.contradicted.note(watched.key);
-                // Removing fails for no key.
-                let _ = self.table.apply(vec![Op::Remove { key: watched.key }]);
-            }
-            _ => self.tally.questioned.note(watched.key),
+            Some(etag) if self.gate.validator(&etag) == watched.validator => {}
+            Some(etag) if etag.starts_with(b"\"") => self.gate.contradict(watched.key),
+            _ => self.gate.tally.questioned.note(watched.key),
         }
-    }
-
-    fn rescue(&mut self, watched: &Watched) -> bool {
-        let Some(found) = self.table.find(watched.key) else { return false };
-        let now_ms = now_ms(&self.host);
-        let now_s = now_ms / 1000;
-        let usable_until_s = u64::from(found.fresh_until_s).saturating_add(found.stale_if_error_s.into());
-        let is_usable = self.is_current(now_ms) && usable_until_s > now_s && !self.word.steering.killed;
-        if !is_usable {
-            return false;
-        }
-        gather(&mut self.candidates, &self.table, &found, watched.client);
-        let leaving = Leaving::of(&found, now_s);
-        let is_rescued = self.send_away(&watched.ask(), &leaving);
-        if is_rescued {
-            self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
-            self.counted.rescued = self.counted.rescued.saturating_add(1);
-        }
-        is_rescued
     }
 }

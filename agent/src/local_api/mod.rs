@@ -1,5 +1,6 @@
 //! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
 
+mod decide;
 mod holders;
 pub mod hosting;
 pub mod status;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::auditor::Auditor;
 use crate::catalogue::{Catalogue, Purge};
+use crate::decider::{DECIDE_PATH, Decider, RESCUE_PATH};
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
@@ -41,6 +43,8 @@ pub struct LocalApi {
     pub auditor: Option<Arc<Auditor>>,
     /// What is known of all peers.
     pub book: Arc<Book>,
+    /// What decides for proxies without the filter.
+    pub decider: Arc<Decider>,
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
     /// Who can be redirected to.
@@ -115,6 +119,10 @@ const MAX_PURGE_BYTES: usize = 4 << 20;
 impl LocalApi {
     /// Answers one request.
     pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        // Comes with the headers of a visitor's request.
+        if matches!(request.uri().path(), DECIDE_PATH | RESCUE_PATH) {
+            return self.decider.answer(&request);
+        }
         if !is_local(&request) {
             return text(StatusCode::FORBIDDEN, "this socket is for programs on this machine, not for web pages\n");
         }

@@ -36,7 +36,7 @@ impl LocalApi {
         }
     }
 
-    fn update(&self, report: &Report) -> Update {
+    pub(super) fn update(&self, report: &Report) -> Update {
         let now_ms = monotonic_ms();
         // Numbers of another run's table mean nothing here.
         let is_ours = report.have.session == self.board.session();

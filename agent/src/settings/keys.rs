@@ -151,6 +151,16 @@ impl<'a> Keys<'a> {
         values
     }
 
+    /// A table whose keys are read, and checked, by somebody else; empty if it is not there.
+    pub(super) fn section(&mut self, key: &'static str) -> serde_json::Map<String, serde_json::Value> {
+        self.tables.insert(key);
+        let Ok(value) = self.figment.find_value(key) else { return serde_json::Map::new() };
+        value.deserialize().unwrap_or_else(|_| {
+            self.reject(key, "must be a table");
+            serde_json::Map::new()
+        })
+    }
+
     pub(super) fn reject(&mut self, key: &str, problem: &str) {
         let source = self.figment.find_metadata(key).map(|m| format!(" (from {})", m.name)).unwrap_or_default();
         self.errors.push(KeyError { key: key.to_owned(), problem: format!("{problem}{source}") });

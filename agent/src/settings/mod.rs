@@ -1,5 +1,6 @@
 //! What the operator has decided: from a TOML file, the environment and flags to checked values.
 
+mod decide;
 mod host;
 mod keys;
 mod values;
@@ -19,6 +20,7 @@ use crate::replicate::origin::rank::Policy;
 use crate::reputation::book::Mode;
 use crate::reputation::formulas::Formulas;
 use crate::store::Place;
+pub use decide::DecideSettings;
 pub use host::OriginLimits;
 use host::{debt_ratio, denial, origin_limits};
 use keys::Keys;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub evidence: EvidenceSettings,
     /// The proxy's own counters.
     pub proxy: Option<ProxyStats>,
+    /// How the agent decides for proxies without the filter.
+    pub decide: DecideSettings,
     /// One JSON object a line instead of text.
     pub log_json: bool,
     /// Factor on the periods and backoffs of introductions and offers; tests make time pass faster with less than 1.
@@ -108,7 +112,7 @@ pub struct Listen {
     pub local: LocalAddress,
     /// HTTP behind the proxy: replicas and the peer document.
     pub replica: SocketAddr,
-    /// Connections of peers, behind the proxy's ALPN split, with PROXY v2 in front.
+    /// Connections of peers, behind the proxy's ALPN split, with the PROXY protocol in front.
     pub peer: SocketAddr,
     /// The embedded origin, behind the proxy.
     pub origin: SocketAddr,
@@ -385,6 +389,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             sample: keys.checked("evidence.sample", Some("0.01"), sample),
             max_object_bytes: keys.checked("evidence.max_object", Some("1MiB"), object_bytes),
         },
+        decide: DecideSettings::read(&mut keys),
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
         time_scale,

@@ -23,7 +23,7 @@ impl Site {
     }
 
     fn knows(&self, path: &str) -> bool {
-        self.root.vm.as_ref().unwrap().borrow().table.find(key(path)).is_some()
+        self.root.vm.as_ref().unwrap().borrow().gate.table().find(key(path)).is_some()
     }
 }
 

@@ -5,20 +5,20 @@ const SLOTS: usize = 1 << 14;
 
 /// When each object was last seen to be served here, forgetful by design.
 #[derive(Debug)]
-pub struct FirstHand {
+pub(super) struct FirstHand {
     period_s: u32,
     slots: Box<[(u32, u32)]>,
 }
 
 impl FirstHand {
     /// Objects count as seen for `period_s` seconds; with 0, always.
-    pub fn new(period_s: u32) -> Self {
+    pub(super) fn new(period_s: u32) -> Self {
         let slots = if period_s == 0 { 0 } else { SLOTS };
         Self { period_s, slots: vec![(0, 0); slots].into() }
     }
 
     /// Whether the object was served here within the period before `now_s`; if not, the caller is about to, and that is noted.
-    pub fn seen(&mut self, key: u64, now_s: u64) -> bool {
+    pub(super) fn seen(&mut self, key: u64, now_s: u64) -> bool {
         let Some((tag, since_s)) = self.slots.get_mut(key as usize % SLOTS) else { return true };
         // Truncated alike, so that differences hold up to 136 years.
         let (now_s, key_tag) = (now_s as u32, (key >> 32) as u32);
