@@ -21,10 +21,10 @@ use crate::catalogue::learn::Learner;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::{monotonic_ms, now_s};
+use crate::decider::Decider;
 use crate::evidence::judge::Bounds;
 use crate::evidence::look_again::LookAgain;
 use crate::evidence::{Evidence, MAX_FINDINGS};
-use crate::decider::Decider;
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::{

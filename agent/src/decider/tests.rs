@@ -36,7 +36,14 @@ fn loaded(json: &str, steering: Steering) -> Decider {
 fn update(steering: Steering) -> Update {
     let holder = |id| {
         let authority = format!("replica.{id}.test");
-        Op::Holder(HolderRow { id, authority, weight: 1000, lease_bytes_per_s: 1 << 40, blocked: Destinations::NONE })
+        Op::Holder(HolderRow {
+            id,
+            authority,
+            weight: 1000,
+            newcomer: false,
+            lease_bytes_per_s: 1 << 40,
+            blocked: Destinations::NONE,
+        })
     };
     let object = ObjectRow {
         key: HASH_KEY.of(b"a.test", b"/a.png"),
@@ -195,8 +202,14 @@ fn what_was_counted_is_told_once_or_again_if_the_answer_was_no_use() {
     ask(&decider, &GET);
     let sent = decider.report().unwrap();
     assert_eq!((sent.report.counts.requests, sent.report.counts.redirected), (1, 1));
-    let injected =
-        HolderRow { id: 0, authority: "x\r\ny".into(), weight: 1, lease_bytes_per_s: 1, blocked: Destinations::NONE };
+    let injected = HolderRow {
+        id: 0,
+        authority: "x\r\ny".into(),
+        weight: 1,
+        newcomer: false,
+        lease_bytes_per_s: 1,
+        blocked: Destinations::NONE,
+    };
     decider.apply(sent, Update { ops: vec![Op::Holder(injected)], ..update(ALL) });
     let again = decider.report().unwrap();
     assert_eq!(again.report.counts.requests, 1);

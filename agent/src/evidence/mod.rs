@@ -222,8 +222,10 @@ impl Evidence {
             holder.weight > 0 && holder.lease_bytes_per_s > 0 && !Destination::ALL.iter().any(is_blocked)
         };
         let open: Vec<&HolderRow> = there.holders.iter().filter(is_open).collect();
-        let candidates: Vec<Candidate> =
-            open.iter().map(|holder| Candidate { holder: holder.id, weight: holder.weight }).collect();
+        let candidates: Vec<Candidate> = open
+            .iter()
+            .map(|holder| Candidate { holder: holder.id, weight: holder.weight, newcomer: holder.newcomer })
+            .collect();
         let chosen = choose(&candidates, false, 0, getrandom::u32().ok()? % ONE_PPM)?;
         let holder = open.into_iter().find(|holder| holder.id == chosen)?;
         let mut url = Vec::new();
