@@ -61,7 +61,7 @@
     const bytes = await read(answer.body, size);
     if (hex(await crypto.subtle.digest("SHA-256", bytes)) != sha256) return "wrong";
     if (!load) return "good";
-    await pause(500);
+    for (let turn = 0; turn < 20 && !sizes.length; turn++) await pause(50);
     const last = sizes.pop();
     if (!loaded || !last) return "failed";
     return last.encodedBodySize && last.transferSize < last.encodedBodySize ? "good" : "resent";

@@ -3,6 +3,8 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::HeaderValue;
+use p2pcdn_core::destination::Destinations;
+use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sharing};
 
 use super::*;
 
@@ -17,6 +19,122 @@ fn the_script_is_under_two_kib_compressed_and_has_the_settings() {
     assert!(compressed < 2048, "{compressed} bytes");
     assert!(script.contains("const sample = 0.01;\nconst maxBytes = 1048576;\n"), "{script}");
     assert!(!script.contains("//"), "comments are for readers of the source");
+}
+
+/// A site with one image at two hosts.
+struct Lab {
+    evidence: Evidence,
+    board: Arc<Board>,
+    load: Arc<Mutex<LoadMeter>>,
+    findings: mpsc::Receiver<Finding>,
+}
+
+const DIGEST: Sha256 = Sha256([3; 32]);
+
+fn lab() -> Lab {
+    let board = Arc::new(Board::new("a.test".into(), 7, HashKey([1, 2])));
+    for (domain, replica_name) in [("b.test", "r.b.test"), ("c.test", "r.c.test:8443")] {
+        board.set_peer(domain, replica_name, 1000, 1);
+    }
+    let record = ObjectRecord {
+        origin: "a.test".into(),
+        path: "/x.png".into(),
+        sha256: DIGEST,
+        size: 1 << 20,
+        content_type: "image/png".into(),
+        etag: "\"x\"".into(),
+        max_age_s: 1,
+        stale_if_error_s: 0,
+        sharing: Sharing::SameOrigin,
+        embedding: Embedding::Unstated,
+        chunks: Vec::new(),
+        sequence: 1,
+        expires_s: 1,
+    };
+    board.put_object(&record, Class::Image, None, u32::MAX);
+    for domain in ["b.test", "c.test"] {
+        board.set_holder("/x.png", &DIGEST, domain, true);
+    }
+    let (sender, findings) = mpsc::channel(1);
+    let load = Arc::new(Mutex::new(LoadMeter::default()));
+    let (holders, metrics) = (Arc::new(Holders::new(board.clone())), Arc::new(Metrics::default()));
+    let key = HashKey([3, 4]);
+    let evidence = Evidence::new(
+        "a.test".into(),
+        &SETTINGS,
+        Bounds::default(),
+        key,
+        board.clone(),
+        holders,
+        load.clone(),
+        metrics,
+        sender,
+    );
+    Lab { evidence, board, load, findings }
+}
+
+#[test]
+fn browsers_are_sent_where_redirects_would_go_and_the_page_may_load() {
+    let lab = lab();
+    let place = || lab.evidence.place("/x.png").map(|place| place.url);
+    let mut urls: Vec<_> = (0..64).filter_map(|_| place()).collect();
+    urls.sort_unstable();
+    urls.dedup();
+    let at = |holder: &str| format!("https://{holder}/.well-known/p2pcdn/v1/r/a.test/{DIGEST}/x.png");
+    assert_eq!(urls, [at("r.b.test"), at("r.c.test:8443")]);
+    for nowhere in ["/y.png", "/x.png?v=1", "x.png", "/../x.png", ""] {
+        assert!(lab.evidence.place(nowhere).is_none(), "{nowhere}");
+    }
+
+    lab.board.set_peer("b.test", "r.b.test", 0, 1);
+    assert_eq!(place(), Some(at("r.c.test:8443")), "the other one has no weight");
+    for (destination, is_in_the_way) in
+        [(Destination::Font, false), (Destination::Image, true), (Destination::Fetch, true)]
+    {
+        lab.board.set_blocked("c.test", "r.c.test:8443", Destinations::NONE.with(destination));
+        assert_eq!(place().is_none(), is_in_the_way, "{destination:?}");
+    }
+    lab.board.set_blocked("c.test", "r.c.test:8443", Destinations::NONE);
+    lab.load.lock().unwrap().set_killed(true);
+    assert_eq!(place(), None, "redirects are paused");
+}
+
+#[test]
+fn larger_objects_are_not_looked_at_and_questions_are_limited() {
+    let mut lab = lab();
+    while lab.evidence.place("/x.png").is_some() {}
+    lab.evidence.lookups = RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S));
+    assert!(lab.evidence.place("/x.png").is_some());
+    lab.evidence.max_object_bytes -= 1;
+    assert!(lab.evidence.place("/x.png").is_none());
+}
+
+#[test]
+fn reports_become_findings_and_a_full_queue_makes_the_host_be_found_again() {
+    let mut lab = lab();
+    let said = |holder: &str| Said {
+        path: "/x.png".into(),
+        outcome: Outcome::Wrong,
+        sha256: Some(DIGEST),
+        holder: Some(holder.into()),
+    };
+    for network in 0..10 {
+        lab.evidence.said(&said("r.b.test"), network);
+        lab.evidence.said(&Said { sha256: None, ..said("r.b.test") }, 100 + network);
+        lab.evidence.said(&said("r.d.test"), 200 + network);
+    }
+    assert_eq!(
+        lab.findings.try_recv().map(|found| (found.name(), found.holder().to_owned())),
+        Ok(("suspect", "b.test".into()))
+    );
+    assert!(lab.findings.try_recv().is_err());
+    // Nobody takes the first one.
+    (0..10).for_each(|network| lab.evidence.said(&said("r.c.test"), network));
+    lab.evidence.forget("b.test");
+    (20..30).for_each(|network| lab.evidence.said(&said("r.b.test"), network));
+    assert_eq!(lab.findings.try_recv().map(|found| found.holder().to_owned()), Ok("c.test".into()));
+    (30..40).for_each(|network| lab.evidence.said(&said("r.b.test"), network));
+    assert_eq!(lab.findings.try_recv().map(|found| found.holder().to_owned()), Ok("b.test".into()));
 }
 
 #[test]

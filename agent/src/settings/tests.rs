@@ -168,3 +168,19 @@ fn a_host_says_what_it_spares() {
         assert_eq!(keys_of(load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[])), [key]);
     }
 }
+
+#[test]
+fn browsers_look_at_hosts_only_where_the_operator_says_so() {
+    let evidence =
+        |lines: &str| load(&format!("[site]\ndomain = \"a.test\"\n[evidence]\n{lines}"), &[]).map(|s| s.evidence);
+    let off = EvidenceSettings { enabled: false, sample: 0.01, max_object_bytes: 1 << 20 };
+    assert_eq!(evidence("").expect("good settings"), off);
+    let all = evidence("enabled = true\nsample = 1\nmax_object = \"2MB\"").expect("good settings");
+    assert_eq!(all, EvidenceSettings { enabled: true, sample: 1.0, max_object_bytes: 2_000_000 });
+    for sample in ["0", "-0.1", "1.5", "\"some\""] {
+        assert_eq!(
+            keys_of(load(&format!("[site]\ndomain = \"a.test\"\n[evidence]\nsample = {sample}"), &[])),
+            ["evidence.sample"]
+        );
+    }
+}

@@ -3,9 +3,11 @@
 
 mod cells;
 mod chromium;
+mod evidence;
 mod fate;
 mod kept_redirects;
 mod page;
+mod two_faced;
 mod video;
 mod visit;
 
