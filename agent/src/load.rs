@@ -92,6 +92,17 @@ impl LoadMeter {
         Steering { killed: self.killed, ..steer(&self.targets, &self.offered(now_ms)) }
     }
 
+    /// Whether the site redirects, or carries more than half of what it wants to carry itself: a crowd may be there at the next tick.
+    pub fn is_near_target(&self, now_ms: u64) -> bool {
+        let half = Targets {
+            requests_per_s: self.targets.requests_per_s.div_ceil(2),
+            egress_bytes_per_s: self.targets.egress_bytes_per_s.div_ceil(2),
+            in_flight: self.targets.in_flight.div_ceil(2),
+            pure_balancer_at: 0.0,
+        };
+        steer(&half, &self.offered(now_ms)).fraction_ppm > 0
+    }
+
     /// Bytes per second that go to visitors: by the proxy's counters where they are read, else what could have been redirected and was not.
     pub fn visitors_bytes_per_s(&self, now_ms: u64) -> f64 {
         let rates = self.rates(now_ms);
@@ -214,6 +225,17 @@ mod tests {
         assert!(meter.steering(now).pure_balancer);
         let after = run(&mut meter, &mut now, 10, 80.0);
         assert!(after[after.len() / 2..].iter().all(|f| *f == 0.0), "after the crowd");
+    }
+
+    #[test]
+    fn a_site_is_near_its_target_from_half_of_it_on() {
+        let (mut meter, mut now) = (LoadMeter::default(), 0);
+        run(&mut meter, &mut now, 10, 40.0);
+        assert!(!meter.is_near_target(now));
+        run(&mut meter, &mut now, 10, 64.0);
+        assert!(meter.is_near_target(now) && meter.steering(now).fraction_ppm == 0);
+        run(&mut meter, &mut now, 10, 400.0);
+        assert!(meter.is_near_target(now));
     }
 
     #[test]

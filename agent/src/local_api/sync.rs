@@ -63,9 +63,10 @@ impl LocalApi {
         if let Some(catalogue) = &self.catalogue {
             catalogue.observe(report, is_ours);
         }
-        let changes = self.board.changes_since(report.have);
         let mut load = self.load();
         load.observe(report, now_ms);
+        self.holders.needed(load.is_near_target(now_ms), now_ms);
+        let changes = self.board.changes_since(report.have);
         Update {
             now: changes.now,
             clear: changes.clear,

@@ -178,11 +178,12 @@ impl Uploads {
             let object = catalogue.find_digest(digest)?;
             Some(Holding::Own(catalogue.clone(), object))
         });
-        let is_carried = |replica: &Arc<Replica>| {
+        // The same bytes may be carried for one origin and denied of another.
+        let is_carried = |replica: &Replica| {
             let record = &replica.record;
             self.terms.serves(&record.origin, &record.path, &record.sha256)
         };
-        own.or_else(|| self.store.find_digest(digest).filter(is_carried).map(Holding::Replica))
+        own.or_else(|| self.store.find_digest(digest, is_carried).map(Holding::Replica))
     }
 
     /// Replicas are verified before the first byte; own objects have just been opened in the state in which they were hashed.

@@ -128,9 +128,9 @@ impl ReplicaStore {
         self.index().find(origin, path)
     }
 
-    /// A replica with these bytes, whoever's it is.
-    pub fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
-        self.index().find_digest(digest)
+    /// A replica with these bytes that `is_fine`, whoever's it is.
+    pub fn find_digest(&self, digest: &Sha256, is_fine: impl Fn(&Replica) -> bool) -> Option<Arc<Replica>> {
+        self.index().find_digest(digest, is_fine)
     }
 
     /// Every replica.

@@ -1,6 +1,7 @@
 //! Stories of whole sites: the real Envoy, real agents, real TLS on loopback. One program, since each further one would have to be linked.
 
 mod file_server;
+mod lab_peer;
 mod origin_server;
 mod support;
 
@@ -29,7 +30,9 @@ mod idle;
 mod interrupted_transfer;
 mod keys;
 mod lost_host;
+mod neighbours;
 mod no_loops;
+mod offer_storm;
 mod overload;
 mod partition;
 mod pause;

@@ -246,3 +246,10 @@ pub(crate) fn damage(host: &Site, sha256: Sha256) {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(blob, bytes).unwrap();
 }
+
+/// What the agent has in memory.
+pub(crate) fn resident_bytes(site: &Site) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.agent.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}

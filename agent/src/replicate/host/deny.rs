@@ -87,7 +87,7 @@ pub const MAX_DENIALS: usize = 65_536;
 /// Of these, paths, which are compared one by one.
 const MAX_PATHS: usize = 1024;
 
-const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
+pub(crate) const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
 
 impl DenyList {
     /// Reads what was added before.

@@ -67,7 +67,7 @@ pub enum DepartureState {
 pub struct TermsError(#[from] Box<redb::Error>);
 
 /// One row, `leaving`, while this host is.
-const HOSTING: TableDefinition<&str, u64> = TableDefinition::new("hosting");
+pub(crate) const HOSTING: TableDefinition<&str, u64> = TableDefinition::new("hosting");
 const LEAVING: &str = "leaving";
 
 impl Terms {

@@ -1,6 +1,7 @@
 //! Who can be redirected to now: leases and first-hand health of every host, from which the weights in the table follow.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::object::Sha256;
@@ -58,6 +59,8 @@ pub struct Holders {
     book: Arc<Book>,
     by_domain: Mutex<BTreeMap<String, Holder>>,
     refusals: Mutex<BTreeMap<String, Refusals>>,
+    /// Whether there are redirects, or soon may be.
+    is_needed: AtomicBool,
 }
 
 /// What a host did not take or did not keep, since the start.
@@ -85,6 +88,10 @@ pub struct Holder {
     lease_until_ms: u64,
     redirected_ms: Option<u64>,
     probed_ms: Option<u64>,
+    /// The last good probe.
+    proven_ms: Option<u64>,
+    /// Redirects have begun, and it was last proven too long before that; until the next probe it gets none.
+    is_doubtful: bool,
     suspect: Option<Copy>,
 }
 
@@ -108,11 +115,14 @@ pub struct Due {
     pub suspect: Option<Copy>,
 }
 
-/// A host that has just received redirects is probed this often, and so is one that is not in full health. With the time that a probe may
+/// A host that has just received redirects is probed this often, and so is one that is not in full health, and everybody who may get
+/// redirects at any moment. With the time that a probe may
 /// take (0.7 s) and a default tick of the filter (0.25 s) a dead host is out of redirects within 2 s of its last good probe.
 const PROBE_MS: u64 = 900;
-/// Any other one this often, so that the first redirect does not meet a dead host.
+/// Any other one this often.
 const IDLE_PROBE_MS: u64 = 10_000;
+/// Who was not proven for longer than this gets no redirects once there are any again: it is probed first.
+const PROVEN_MS: u64 = 2_000;
 /// Hints lead to a probe at most this often.
 const HINT_MS: u64 = 250;
 /// Half-life of [`Holder::redirected_bytes_per_s`].
@@ -123,7 +133,8 @@ const ACTIVE_MS: u64 = 10_000;
 impl Holders {
     /// Nobody yet.
     pub fn new(board: Arc<Board>, book: Arc<Book>) -> Self {
-        Self { board, book, by_domain: Mutex::default(), refusals: Mutex::default() }
+        let is_needed = AtomicBool::new(false);
+        Self { board, book, by_domain: Mutex::default(), refusals: Mutex::default(), is_needed }
     }
 
     /// A host has granted or renewed a lease; `now_ms` is monotonic, here and below.
@@ -151,9 +162,36 @@ impl Holders {
         self.refusals().get(domain).cloned().unwrap_or_default()
     }
 
+    /// Whether the site redirects, or is so near its target that it soon may; it is said before every answer to the filter. Once it is so,
+    /// everybody is probed every second, and whoever has not been for long is left out until then.
+    pub fn needed(&self, is_needed: bool, now_ms: u64) {
+        if self.is_needed.swap(is_needed, Ordering::Relaxed) || !is_needed {
+            return;
+        }
+        for (domain, holder) in self.holders().iter_mut() {
+            let is_proven = holder.proven_ms.is_some_and(|at| now_ms.saturating_sub(at) <= PROVEN_MS);
+            if holder.health.weight() > 0 && !is_proven {
+                holder.is_doubtful = true;
+                self.publish(domain, holder);
+            }
+        }
+    }
+
+    /// There is nothing that a host could be asked for: it has to prove itself once it holds something again.
+    pub fn holds_nothing(&self, domain: &str) {
+        if let Some(holder) = self.holders().get_mut(domain)
+            && matches!(holder.health, Health::Up { .. })
+        {
+            holder.health = Health::Unproven;
+            self.publish(domain, holder);
+        }
+    }
+
     /// A probe has come to its end.
-    pub fn probed(&self, domain: &str, good: bool) {
+    pub fn probed(&self, domain: &str, good: bool, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
+            holder.is_doubtful = false;
+            holder.proven_ms = if good { Some(now_ms) } else { holder.proven_ms };
             let health = holder.health.after(good);
             match (holder.health, health) {
                 (Health::Down, Health::Up { .. }) => tracing::warn!(peer = %domain, "host answers again"),
@@ -206,24 +244,32 @@ impl Holders {
         }
     }
 
-    /// Ends grants that were not renewed, and returns the hosts that are to be probed now.
-    pub fn due(&self, now_ms: u64) -> Vec<Due> {
+    /// Ends grants that were not renewed, and returns the hosts that are to be probed now, at most so many: the others stay due. Those
+    /// that answered last come first, and among them those that have waited longest.
+    pub fn due(&self, now_ms: u64, most: usize) -> Vec<Due> {
+        let is_needed = self.is_needed.load(Ordering::Relaxed);
         let mut due = Vec::new();
-        for (domain, holder) in self.holders().iter_mut() {
+        let mut holders = self.holders();
+        for (domain, holder) in holders.iter_mut() {
             if holder.lease_bytes_per_s > 0 && holder.lease_until_ms <= now_ms {
                 holder.lease_bytes_per_s = 0;
                 self.publish(domain, holder);
             }
             let is_active = holder.redirected_ms.is_some_and(|at| now_ms.saturating_sub(at) <= ACTIVE_MS);
             let is_steady = holder.health == Health::Up { weight: FULL_WEIGHT };
-            let period = if is_active || !is_steady { PROBE_MS } else { IDLE_PROBE_MS };
+            let may_be_next = is_needed && holder.lease_bytes_per_s > 0;
+            let period = if is_active || !is_steady || may_be_next { PROBE_MS } else { IDLE_PROBE_MS };
             if holder.probed_ms.is_none_or(|at| now_ms.saturating_sub(at) >= period) {
-                holder.probed_ms = Some(now_ms);
-                let (domain, replica_name) = (domain.clone(), holder.replica_name.clone());
-                due.push(Due { domain, replica_name, suspect: holder.suspect.take() });
+                due.push((holder.health == Health::Down, domain, holder));
             }
         }
-        due
+        due.sort_by_key(|(is_down, _, holder)| (*is_down, holder.probed_ms));
+        due.truncate(most);
+        let probe = |(_, domain, holder): (bool, &String, &mut Holder)| {
+            holder.probed_ms = Some(now_ms);
+            Due { domain: domain.clone(), replica_name: holder.replica_name.clone(), suspect: holder.suspect.take() }
+        };
+        due.into_iter().map(probe).collect()
     }
 
     /// Publishes what has come to be thought of every host since it was last published.
@@ -244,8 +290,9 @@ impl Holders {
     fn publish(&self, domain: &str, holder: &Holder) {
         let lease_bytes_per_s = holder.lease_bytes_per_s;
         let Trust { weight, newcomer } = self.book.trust(domain, holder.redirected_bytes_per_s);
+        let health = if holder.is_doubtful { 0 } else { holder.health.weight() };
         // Whoever may get redirects at all gets some, or there would be nothing to audit.
-        let weight = (f64::from(holder.health.weight()) * weight).ceil() as u16;
+        let weight = (f64::from(health) * weight).ceil() as u16;
         let exposure = Exposure { weight, newcomer, lease_bytes_per_s };
         if !self.board.set_peer(domain, &holder.replica_name, exposure) {
             tracing::warn!(peer = %domain, "too many holders, leaving this one out of redirects");
@@ -314,7 +361,7 @@ mod tests {
         let (holders, board) = holders();
         holders.granted(&peer(), GRANT, 0);
         assert_eq!(published(&board), (0, 10));
-        holders.probed("b.test", true);
+        holders.probed("b.test", true, 0);
         assert_eq!(published(&board), (FULL_WEIGHT, 10));
     }
 
@@ -322,12 +369,12 @@ mod tests {
     fn one_failed_probe_ends_redirects_and_recovery_starts_slowly() {
         let (holders, board) = holders();
         holders.granted(&peer(), GRANT, 0);
-        holders.probed("b.test", true);
-        holders.probed("b.test", false);
+        holders.probed("b.test", true, 0);
+        holders.probed("b.test", false, 0);
         assert_eq!(published(&board), (0, 10));
         let mut weights = Vec::new();
         for _ in 0..5 {
-            holders.probed("b.test", true);
+            holders.probed("b.test", true, 0);
             weights.push(published(&board).0);
         }
         assert_eq!(weights, [125, 250, 500, 1000, 1000]);
@@ -352,10 +399,10 @@ mod tests {
     fn a_lease_that_is_not_renewed_runs_out() {
         let (holders, board) = holders();
         holders.granted(&peer(), GRANT, 0);
-        holders.probed("b.test", true);
-        holders.due(29_999);
+        holders.probed("b.test", true, 0);
+        holders.due(29_999, 64);
         assert_eq!(published(&board).1, 10);
-        holders.due(30_000);
+        holders.due(30_000, 64);
         assert_eq!(published(&board).1, 0);
     }
 
@@ -363,11 +410,11 @@ mod tests {
     fn hosts_are_probed_every_second_while_redirected_to_or_unwell() {
         let (holders, _) = holders();
         holders.granted(&peer(), GRANT, 0);
-        let due = |now| !holders.due(now).is_empty();
+        let due = |now| !holders.due(now, 64).is_empty();
         assert!(due(0));
         assert!(!due(500), "not yet");
         assert!(due(1000), "unproven");
-        holders.probed("b.test", true);
+        holders.probed("b.test", true, 0);
         assert!(!due(2000), "well and idle");
         holders.redirected("b.test", 1, 9000, 2000);
         assert!(due(2001));
@@ -376,14 +423,80 @@ mod tests {
         assert!(!due(12_500), "idle again");
         let suspect = Copy { path: "/x".into(), sha256: Sha256([1; 32]) };
         holders.doubted("b.test", suspect.clone(), 12_501);
-        assert_eq!(holders.due(12_501)[0].suspect, Some(suspect.clone()));
+        assert_eq!(holders.due(12_501, 64)[0].suspect, Some(suspect.clone()));
         holders.doubted("b.test", suspect, 12_502);
         assert!(!due(12_502), "clients cannot make it probe without end");
-        holders.probed("b.test", false);
+        holders.probed("b.test", false, 0);
         assert!(due(13_502));
         holders.hurry(|name| name == "r.c.test");
         assert!(!due(13_503));
         holders.hurry(|name| name == "r.b.test");
         assert!(due(13_503));
+    }
+
+    #[test]
+    fn a_host_that_was_idle_proves_itself_before_the_first_redirect_of_a_crowd() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        holders.due(0, 64);
+        holders.probed("b.test", true, 100);
+        holders.needed(false, 5000);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10), "rescue needs no crowd");
+        assert!(holders.due(5000, 64).is_empty());
+        // In the very answer that tells the filter to redirect.
+        holders.needed(true, 5000);
+        assert_eq!(published(&board), (0, 10));
+        assert_eq!(holders.due(5001, 64).len(), 1, "at once");
+        holders.probed("b.test", true, 5050);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10));
+        // From now on every second, whether it gets redirects or not.
+        holders.needed(true, 5100);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10));
+        assert_eq!(holders.due(5901, 64).len(), 1);
+        holders.probed("b.test", true, 5950);
+        holders.needed(false, 6000);
+        holders.needed(true, 7900);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10), "its last good probe is not two seconds ago");
+        holders.needed(false, 8000);
+        holders.needed(true, 8001);
+        holders.probed("b.test", false, 8700);
+        assert_eq!(published(&board), (0, 10));
+    }
+
+    #[test]
+    fn who_has_held_nothing_for_a_while_proves_itself_anew() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        holders.due(0, 64);
+        holders.probed("b.test", true, 0);
+        holders.holds_nothing("b.test");
+        assert_eq!(published(&board), (0, 10));
+        assert_eq!(holders.due(900, 64).len(), 1, "every second, until there is something to ask for");
+        holders.probed("b.test", true, 950);
+        assert_eq!(published(&board), (FULL_WEIGHT, 10));
+        holders.probed("b.test", false, 2000);
+        holders.holds_nothing("b.test");
+        holders.probed("b.test", true, 3000);
+        assert_eq!(published(&board).0, RECOVERING_WEIGHT, "holding nothing is no recovery");
+    }
+
+    #[test]
+    fn hosts_that_do_not_answer_keep_none_of_the_others_from_being_probed() {
+        let (holders, _) = holders();
+        for number in 0..200 {
+            let domain = format!("{number:03}.test");
+            holders.granted(&PeerRecord { domain: domain.clone(), ..peer() }, GRANT, 0);
+            if number < 150 {
+                holders.probed(&domain, false, 0);
+            }
+        }
+        let names = |due: Vec<Due>| due.into_iter().map(|due| due.domain).collect::<Vec<_>>();
+        let first = names(holders.due(0, 64));
+        assert_eq!(first.len(), 64);
+        assert!((150..200).all(|number| first.contains(&format!("{number:03}.test"))), "those that may answer first");
+        let rest = [names(holders.due(50, 64)), names(holders.due(100, 64))].concat();
+        let all: std::collections::BTreeSet<&String> = first.iter().chain(&rest).collect();
+        assert_eq!(all.len(), 64 + 128, "then the others in turn, none of them twice");
+        assert!(holders.due(150, 0).is_empty());
     }
 }
