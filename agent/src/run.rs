@@ -27,9 +27,10 @@ use crate::evidence::look_again::LookAgain;
 use crate::evidence::{Evidence, MAX_FINDINGS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
+use crate::identity::rotate::{self, RotateError};
 use crate::identity::{
     AboutUs, Connector, Counter, Introducer, Membership, MembershipError, NodeCertificate, NodeKey, NodeKeyError,
-    OwnRecord, OwnRecordError, PeerClient, RosterBounds, TlsSetupError, web_client_config,
+    OpenBounds, OwnRecord, OwnRecordError, PeerClient, RosterBounds, TlsSetupError, web_client_config,
 };
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
@@ -86,6 +87,9 @@ pub enum RunError {
     /// No key, or not a safe one.
     #[error(transparent)]
     NodeKey(#[from] NodeKeyError),
+    /// What former keys have said cannot be read.
+    #[error(transparent)]
+    Rotations(#[from] RotateError),
     /// No own peer record.
     #[error(transparent)]
     OwnRecord(#[from] OwnRecordError),
@@ -155,8 +159,11 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         contact: settings.public.contact.clone(),
         attachments: settings.host.downloads,
     };
-    let own = Arc::new(OwnRecord::new(key.clone(), about, db.clone(), now_s())?);
-    let membership = Arc::new(Membership::open(db.clone(), domain, RosterBounds::default())?);
+    let rotations = rotate::load(state, &key.public())?;
+    let own = Arc::new(OwnRecord::new(key.clone(), about, db.clone(), now_s())?.after(rotations));
+    let open = settings.open_membership.then(OpenBounds::default);
+    let bounds = RosterBounds { open, ..RosterBounds::default() };
+    let membership = Arc::new(Membership::open(db.clone(), domain, bounds)?);
     for domain in &settings.invited {
         membership.invite(domain)?;
     }

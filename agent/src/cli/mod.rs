@@ -6,6 +6,7 @@ mod client;
 mod deny;
 mod doctor;
 mod init;
+mod key;
 mod leave;
 mod peer;
 mod purge;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::identity::TlsSetupError;
 use crate::identity::backup::BackupError;
+use crate::identity::rotate::RotateError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
 use crate::{shutdown, telemetry};
@@ -105,6 +107,9 @@ enum Command {
     ///
     /// The agent has to be stopped. Replicas and objects are not in it, they come back by themselves.
     Backup(backup::BackupArgs),
+    /// Change the key by which peers know this site.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Make this the site of a backup, in a state directory that is fresh or, with --force, replaced.
     Restore(backup::BackupArgs),
     /// Check the settings and say everything that is wrong with them.
@@ -137,6 +142,8 @@ enum CliError {
     Tls(#[from] TlsSetupError),
     #[error(transparent)]
     Backup(#[from] BackupError),
+    #[error(transparent)]
+    Rotate(#[from] RotateError),
     #[error("starting: {0}")]
     Start(std::io::Error),
     #[error("writing the answer: {0}")]
@@ -155,6 +162,7 @@ impl CliError {
             Self::Client(ClientError::Refused(_)) => 4,
             Self::Problems(_) => 5,
             Self::Backup(_)
+            | Self::Rotate(_)
             | Self::Tls(_)
             | Self::Run(_)
             | Self::Client(_)
@@ -184,6 +192,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
         Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
+        Command::Key(command) => Ok(key::run(&load()?, &command)?),
         Command::Run => run(load()?),
         Command::Doctor(args) => {
             let settings = load()?;

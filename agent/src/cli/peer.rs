@@ -24,7 +24,8 @@ pub(super) enum PeerCommand {
     List(show::Format),
     /// End the acquaintance with a site: its replicas are no longer used.
     ///
-    /// A domain that stands in peers.invited comes back at the next start.
+    /// Where membership is open it is not let in again, either, until it is added by name. A domain that stands in peers.invited comes back
+    /// at the next start.
     Remove {
         /// Its domain.
         domain: String,

@@ -148,7 +148,9 @@ fn peer_table(peers: &[PeerStatus]) -> Table {
     for peer in peers {
         let state = match peer.state {
             PeerState::Invited => "invited",
-            PeerState::Pinned => "peer",
+            PeerState::Pinned if peer.invited => "peer",
+            PeerState::Pinned => "open peer",
+            PeerState::Removed => "removed",
             PeerState::Pending => "pending",
             PeerState::KeyChanged => "key changed",
         };

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use super::membership::{MembershipError, PEERS, parse};
 use super::node_key::{NodeKey, NodeKeyError, StateLock, write_durably};
+use super::rotate::{self, RotateError};
+use super::rotation::Rotations;
 use super::sequence::{COUNTERS, restored};
 use crate::replicate::host::deny::DENIED;
 use crate::replicate::host::terms::HOSTING;
@@ -33,6 +35,9 @@ pub struct Backup {
     denied: BTreeMap<String, u64>,
     #[serde(default)]
     hosting: BTreeMap<String, u64>,
+    /// How the key followed from former ones.
+    #[serde(default)]
+    rotations: Rotations,
 }
 
 /// The same as it stands in the metadata.
@@ -75,6 +80,9 @@ pub enum BackupError {
     /// The key in the state directory cannot be used.
     #[error(transparent)]
     Key(NodeKeyError),
+    /// What former keys have said cannot be read.
+    #[error(transparent)]
+    Rotations(#[from] RotateError),
     /// A peer's entry is damaged.
     #[error(transparent)]
     Peer(#[from] MembershipError),
@@ -122,6 +130,7 @@ impl Backup {
             peers: peers.collect::<Result<_, BackupError>>()?,
             denied,
             hosting,
+            rotations: rotate::load(state_dir, &key.public())?,
         })
     }
 
@@ -157,7 +166,7 @@ impl Backup {
             return Err(BackupError::Domain { backup: self.domain.clone(), settings: domain.to_owned() });
         }
         let lock = NodeKey::lock(state_dir).map_err(|error| BackupError::of_key(error, state_dir))?;
-        for name in ["node.key", "state.redb"] {
+        for name in ["node.key", "state.redb", rotate::FILE] {
             let path = state_dir.join(name);
             if path.exists() {
                 if !force {
@@ -171,6 +180,9 @@ impl Backup {
         OpenOptions::new().create(true).truncate(true).write(true).open(&temporary).map_err(fault(&temporary))?;
         self.fill(&temporary, now_s)?;
         std::fs::rename(&temporary, &path).map_err(fault(&path))?;
+        if !self.rotations.rotations.is_empty() {
+            rotate::store(state_dir, &self.rotations).map_err(BackupError::Key)?;
+        }
         // The key is last: without it nothing is restored, and the next attempt begins anew.
         lock.put_key(&self.node_key).map_err(BackupError::Key)
     }

@@ -1,9 +1,11 @@
 //! The first exchange between two agents: each shows its signed record over a connection made with the same key.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -11,13 +13,13 @@ use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use serde::{Deserialize, Serialize};
 
 use super::OUR_VERSIONS;
-use super::introducer::{Introducer, backoff};
-use super::introduction::{Introduction, IntroductionError, check, fetch_peer_record};
+use super::introducer::{Introducer, MeetError, backoff};
+use super::introduction::{Introduction, IntroductionError, check};
 use super::membership::MembershipError;
 use super::peer_client::Refusal;
 use super::peer_listener::PeerIdentity;
 use super::plain::plain;
-use super::roster::{Claim, Introduced};
+use super::roster::{Claim, Introduced, NoRoom};
 use super::signed::Signed;
 use crate::clock::now_s;
 use crate::http_server::{Body, json};
@@ -68,6 +70,9 @@ pub enum HelloRefusal {
         /// The caller's site.
         theirs: String,
     },
+    /// Membership is open, and has no room for the domain.
+    #[error("{0}; try again later, or ask its operator for an invitation")]
+    NoRoom(NoRoom),
     /// The domain is pinned with another key.
     #[error(
         "{ours} knows {theirs} by another key; if yours is right, ask its operator to run: p2pcdn peer accept {theirs}"
@@ -99,7 +104,7 @@ impl HelloRefusal {
             Self::Malformed(_) | Self::WrongSigner | Self::Record(_) | Self::Version(_) => StatusCode::BAD_REQUEST,
             Self::NotInvited { .. } | Self::KeyChanged { .. } | Self::KeyMismatch(_) => StatusCode::FORBIDDEN,
             Self::DialBack(_) => StatusCode::BAD_GATEWAY,
-            Self::TryLater => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TryLater | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -112,6 +117,7 @@ impl HelloRefusal {
             Self::Record(_) => "record_refused",
             Self::Version(_) => "no_common_version",
             Self::NotInvited { .. } => "not_invited",
+            Self::NoRoom(_) => "no_room",
             Self::KeyChanged { .. } => "key_changed",
             Self::KeyMismatch(_) => "key_mismatch",
             Self::DialBack(_) => "dial_back_failed",
@@ -158,19 +164,25 @@ impl Introducer {
         let claimed = check(hello.record, now_s).map_err(HelloRefusal::Record)?;
         match self.membership.claim(&claimed, now_s)? {
             Claim::Known => {}
-            Claim::Unproven => self.dial_back(&claimed, now_s).await?,
-            Claim::Pending { .. } => return Err(self.not_invited(&claimed)),
+            Claim::Unproven => self.dial_back(&claimed).await?,
+            Claim::Pending { .. } | Claim::Away => return Err(self.not_invited(&claimed)),
+            Claim::NoRoom(reason) => return Err(HelloRefusal::NoRoom(reason)),
         }
         self.heard_from(&claimed.record.domain);
         Ok(HelloAnswer { record: (*self.own.signed(now_s)).clone(), version })
     }
 
     /// Asks the domain itself whether the caller's key is its own.
-    async fn dial_back(&self, claimed: &Introduction, now_s: u64) -> Result<(), HelloRefusal> {
+    async fn dial_back(&self, claimed: &Introduction) -> Result<(), HelloRefusal> {
         let domain = &claimed.record.domain;
-        let attempt = self.dial_backs.begin(domain, self.time_scale).ok_or(HelloRefusal::TryLater)?;
-        let fetched = fetch_peer_record(&self.connector, domain, now_s).await.map_err(HelloRefusal::DialBack)?;
-        let introduced = self.membership.introduce(&fetched, now_s)?;
+        let is_stranger = !self.membership.carries(domain);
+        let attempt = self.dial_backs.begin(domain, is_stranger).ok_or(HelloRefusal::TryLater)?;
+        let (fetched, introduced) = self.look_up(domain, now_s()).await.map_err(|error| match error {
+            MeetError::Introduction(error) => HelloRefusal::DialBack(error),
+            MeetError::Membership(error) => HelloRefusal::Storage(error),
+            // Nobody was asked for more than its record.
+            _ => HelloRefusal::TryLater,
+        })?;
         let same_key = fetched.record.node_key == claimed.record.node_key;
         match introduced {
             Introduced::Pinned | Introduced::AlreadyKnown if same_key => {
@@ -182,7 +194,8 @@ impl Introducer {
                 Err(HelloRefusal::KeyChanged { ours: self.own.domain().into(), theirs: domain.clone() })
             }
             // The operator removed the domain while it was being asked.
-            Introduced::Pending => Err(self.not_invited(claimed)),
+            Introduced::Pending | Introduced::Away => Err(self.not_invited(claimed)),
+            Introduced::NoRoom(reason) => Err(HelloRefusal::NoRoom(reason)),
         }
     }
 
@@ -191,9 +204,13 @@ impl Introducer {
     }
 }
 
-/// Dial-backs in progress and the failures of earlier ones; entries only for domains that the operator listed.
-#[derive(Default)]
-pub(super) struct DialBacks(Arc<Mutex<HashMap<String, DialBack>>>);
+/// Dial-backs in progress and the failures of earlier ones.
+pub(super) struct DialBacks {
+    all: Arc<Mutex<HashMap<String, DialBack>>>,
+    /// For those that nobody has invited.
+    strangers: DefaultDirectRateLimiter,
+    time_scale: f64,
+}
 
 #[derive(Default)]
 struct DialBack {
@@ -204,29 +221,54 @@ struct DialBack {
 
 /// Longest pause after failed dial-backs, before scaling.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The same for strangers, whose names anybody can make up.
+const MAX_STRANGER_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// Time between two dial-backs to strangers, before scaling, and how many there may be at once after a time without.
+const STRANGER_PERIOD: Duration = Duration::from_secs(2);
+const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// Domains that are remembered; of those that are not being asked, the one that may be asked first makes room.
+const MAX_REMEMBERED: usize = 4096;
 
 impl DialBacks {
-    /// The right to dial back now, unless somebody does already or the last failure was too recent.
-    fn begin(&self, domain: &str, time_scale: f64) -> Option<Attempt> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let dial_back = all.entry(domain.to_owned()).or_default();
-        if dial_back.running || dial_back.not_before.is_some_and(|then| Instant::now() < then) {
+    /// None yet; pauses are multiplied by `time_scale`.
+    pub(super) fn new(time_scale: f64) -> Self {
+        let period = STRANGER_PERIOD.mul_f64(time_scale).max(Duration::from_nanos(1));
+        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+        let strangers = RateLimiter::direct(quota.allow_burst(STRANGERS_AT_ONCE));
+        Self { all: Arc::default(), strangers, time_scale }
+    }
+
+    /// The right to dial back now, unless somebody does already, the last failure was too recent, or too many strangers were asked.
+    pub(super) fn begin(&self, domain: &str, is_stranger: bool) -> Option<Attempt> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(domain);
+        if known.is_some_and(|known| known.running || known.not_before.is_some_and(|then| Instant::now() < then)) {
             return None;
         }
-        dial_back.running = true;
-        Some(Attempt { all: self.0.clone(), domain: domain.to_owned(), time_scale })
+        if is_stranger && self.strangers.check().is_err() {
+            return None;
+        }
+        if known.is_none() && all.len() >= MAX_REMEMBERED {
+            let idle = all.iter().filter(|(_, other)| !other.running).min_by_key(|(_, other)| other.not_before);
+            let first = idle.map(|(domain, _)| domain.clone())?;
+            all.remove(&first);
+        }
+        all.entry(domain.to_owned()).or_default().running = true;
+        let longest = if is_stranger { MAX_STRANGER_PAUSE } else { MAX_PAUSE };
+        Some(Attempt { all: self.all.clone(), domain: domain.to_owned(), longest, time_scale: self.time_scale })
     }
 }
 
 /// One dial-back; a failure unless it is told otherwise, so also when the caller goes away.
-struct Attempt {
+pub(super) struct Attempt {
     all: Arc<Mutex<HashMap<String, DialBack>>>,
     domain: String,
+    longest: Duration,
     time_scale: f64,
 }
 
 impl Attempt {
-    fn succeeded(self) {
+    pub(super) fn succeeded(self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.domain);
     }
 }
@@ -237,7 +279,7 @@ impl Drop for Attempt {
         if let Some(dial_back) = all.get_mut(&self.domain) {
             dial_back.running = false;
             dial_back.failures = dial_back.failures.saturating_add(1);
-            let pause = backoff(dial_back.failures, MAX_PAUSE).mul_f64(self.time_scale);
+            let pause = backoff(dial_back.failures, self.longest).mul_f64(self.time_scale);
             dial_back.not_before = Some(Instant::now() + pause);
         }
     }

@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::OUR_VERSIONS;
 use super::connector::Connector;
 use super::hello::{DialBacks, HELLO_PATH, Hello, HelloAnswer, MAX_HELLO_BYTES};
-use super::introduction::{IntroductionError, check, fetch_peer_record};
-use super::membership::{Membership, MembershipError};
+use super::introduction::{Introduction, IntroductionError, check, fetch_peer_record};
+use super::membership::{Membership, MembershipError, RotationRefused};
 use super::once_per::OncePerMinute;
 use super::own_record::OwnRecord;
 use super::peer_client::{PeerClient, PeerClientError};
 use super::plain::plain;
 use super::roster::{Introduced, Peer, Standing};
+use super::rotation::fetch_rotations;
 use crate::clock::now_s;
 
 /// Meets peers and answers those that want to meet.
@@ -99,7 +100,7 @@ impl Introducer {
             membership,
             connector,
             own,
-            dial_backs: DialBacks::default(),
+            dial_backs: DialBacks::new(time_scale),
             time_scale,
             log: OncePerMinute::default(),
             client,
@@ -111,14 +112,14 @@ impl Introducer {
     /// Meets one listed domain: its document, the pin, and a hello to its agent. On success both sides know each other.
     pub async fn meet(&self, domain: &str) -> Result<Arc<Peer>, MeetError> {
         let not_listed = || MeetError::NotListed(domain.into());
-        if matches!(self.membership.standing(domain), None | Some(Standing::Pending { .. })) {
+        if !self.membership.carries(domain) {
             return Err(not_listed());
         }
         let now_s = now_s();
-        let fetched = fetch_peer_record(&self.connector, domain, now_s).await?;
-        match self.membership.introduce(&fetched, now_s)? {
+        let (fetched, introduced) = self.look_up(domain, now_s).await?;
+        match introduced {
             Introduced::Pinned | Introduced::AlreadyKnown => {}
-            Introduced::Pending => return Err(not_listed()),
+            Introduced::Pending | Introduced::Away | Introduced::NoRoom(_) => return Err(not_listed()),
             Introduced::RefusedKeyChanged => {
                 return Err(MeetError::KeyChanged { domain: domain.into(), refused: fetched.record.node_key });
             }
@@ -131,6 +132,44 @@ impl Introducer {
         }
         self.membership.claim(&answered, now_s)?;
         self.membership.by_domain(domain).ok_or_else(not_listed)
+    }
+
+    /// Asks a domain that was heard of for its record, and pins it if membership is open and has room; none if it is asked already, failed
+    /// too recently, or others were asked too often.
+    pub async fn discover(&self, domain: &str) -> Option<Result<(Introduction, Introduced), MeetError>> {
+        let attempt = self.dial_backs.begin(domain, !self.membership.carries(domain))?;
+        let found = self.look_up(domain, now_s()).await;
+        if found.is_ok() {
+            attempt.succeeded();
+        }
+        if matches!(found, Ok((_, Introduced::Pinned))) {
+            self.wake.notify_one();
+        }
+        Some(found)
+    }
+
+    /// Fetches what a domain says about itself, and a rotation of its key if there is need of one, and takes that in.
+    pub(super) async fn look_up(&self, domain: &str, now_s: u64) -> Result<(Introduction, Introduced), MeetError> {
+        let fetched = fetch_peer_record(&self.connector, domain, now_s).await?;
+        let pinned = self.membership.by_domain(domain);
+        if pinned.is_some_and(|peer| peer.key() != fetched.record.node_key) {
+            match fetch_rotations(&self.connector, domain).await.map_err(RotationRefused::from) {
+                Ok(rotations) => match self.membership.rotate(&fetched, &rotations, now_s) {
+                    Ok(()) => {}
+                    Err(RotationRefused::Membership(error)) => return Err(error.into()),
+                    Err(RotationRefused::Rotation(error)) => self.note_no_rotation(domain, &error),
+                },
+                Err(error) => self.note_no_rotation(domain, &error),
+            }
+        }
+        let introduced = self.membership.introduce(&fetched, now_s)?;
+        Ok((fetched, introduced))
+    }
+
+    fn note_no_rotation(&self, domain: &str, error: &dyn std::fmt::Display) {
+        if let Some(suppressed) = self.log.due("rotation") {
+            tracing::info!(domain, suppressed, error = plain(error), "a changed key, and no rotation that leads to it");
+        }
     }
 
     /// Meets every listed domain until `shutdown`: with jittered pauses of 1 s to 5 min after failures, hourly after success.
@@ -184,7 +223,7 @@ impl Introducer {
     fn due(&self, room: usize) -> Vec<String> {
         let now = Instant::now();
         let listed = self.membership.list().into_iter();
-        let listed = listed.filter(|(_, standing)| !matches!(standing, Standing::Pending { .. }));
+        let listed = listed.filter(|(_, standing)| standing.is_listed());
         let listed: BTreeSet<String> = listed.map(|(domain, _)| domain).collect();
         let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
         contacts.retain(|domain, _| listed.contains(domain));

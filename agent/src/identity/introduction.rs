@@ -7,6 +7,7 @@ use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, PeerRecord, PeerRecordError};
 
 use super::OUR_VERSIONS;
 use super::connector::{Connector, EgressError};
+use super::neighbourhood::{Network, network};
 use super::sequence::is_in_time;
 use super::signed::{Signed, SignedError};
 
@@ -19,6 +20,8 @@ pub struct Introduction {
     pub signed: Signed,
     /// The highest protocol version that both sides speak.
     pub version: u16,
+    /// Where the domain answered from; none if this came another way.
+    pub network: Option<Network>,
 }
 
 /// Why a domain's peer record was not accepted.
@@ -80,7 +83,8 @@ pub async fn fetch_peer_record(
     if response.status != StatusCode::OK {
         return Err(IntroductionError::Status { domain: domain.into(), status: response.status });
     }
-    let introduction = check(serde_json::from_slice(&response.body)?, now_s)?;
+    let mut introduction = check(serde_json::from_slice(&response.body)?, now_s)?;
+    introduction.network = response.remote.map(network);
     if introduction.record.domain != domain {
         return Err(IntroductionError::Domain { domain: domain.into(), claimed: introduction.record.domain });
     }
@@ -98,7 +102,7 @@ pub fn check(signed: Signed, now_s: u64) -> Result<Introduction, IntroductionErr
         return Err(PeerRecordError::Time.into());
     }
     match record.common_version(OUR_VERSIONS) {
-        Some(version) => Ok(Introduction { record, signed, version }),
+        Some(version) => Ok(Introduction { record, signed, version, network: None }),
         None => Err(IntroductionError::Version { ours: OUR_VERSIONS, theirs: record.versions }),
     }
 }

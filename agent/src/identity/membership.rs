@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::introduction::Introduction;
+use super::neighbourhood::Network;
 use super::once_per::OncePerMinute;
 use super::roster::{Claim, Introduced, Peer, Roster, RosterBounds, RosterError, Standing};
+use super::rotation::{RotationError, Rotations};
 use super::signed::{Signed, SignedError};
 use crate::state_db::StateDb;
 
@@ -51,6 +53,17 @@ pub enum MembershipError {
     },
 }
 
+/// Why a peer's new key is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationRefused {
+    /// Its old key does not vouch for it.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    /// This side could not store it.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+}
+
 pub(super) const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 
 /// A standing as stored; records are taken from their signed form.
@@ -58,8 +71,32 @@ pub(super) const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("pee
 #[serde(tag = "standing", rename_all = "kebab-case", deny_unknown_fields)]
 enum Stored {
     Invited,
-    Pinned { signed: Signed, since_s: u64 },
-    KeyChanged { signed: Signed, since_s: u64, refused: PublicKey, first_seen_s: u64 },
+    Pinned {
+        signed: Signed,
+        since_s: u64,
+        /// Rows of before are all of invited ones.
+        #[serde(default = "yes")]
+        invited: bool,
+        #[serde(default)]
+        network: Option<Network>,
+    },
+    KeyChanged {
+        signed: Signed,
+        since_s: u64,
+        refused: PublicKey,
+        first_seen_s: u64,
+        #[serde(default = "yes")]
+        invited: bool,
+        #[serde(default)]
+        network: Option<Network>,
+    },
+    Away {
+        since_s: u64,
+    },
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Membership {
@@ -88,9 +125,40 @@ impl Membership {
         Ok(())
     }
 
-    /// Forgets a domain; true if it was known. Blocks for one durable write.
-    pub fn remove(&self, domain: &str) -> Result<bool, MembershipError> {
-        self.change(domain, |roster| roster.remove(domain))
+    /// Forgets a domain at `now_s`; true if it was known. Blocks for one durable write.
+    pub fn remove(&self, domain: &str, now_s: u64) -> Result<bool, MembershipError> {
+        self.change(domain, |roster| roster.remove(domain, now_s))
+    }
+
+    /// Takes in the record of a pinned peer whose old key has handed over to the one in it, as `rotations` show, which the domain itself has
+    /// shown with the record. Blocks for one durable write.
+    pub fn rotate(
+        &self,
+        introduction: &Introduction,
+        rotations: &Rotations,
+        now_s: u64,
+    ) -> Result<(), RotationRefused> {
+        let Introduction { record, .. } = introduction;
+        let domain = &record.domain;
+        let from = self.by_domain(domain).ok_or(RotationError::NoWay)?.key();
+        rotations.lead(domain, &from, &record.node_key, now_s)?;
+        if !self.change(domain, |roster| roster.rotate(introduction, &from))? {
+            return Err(RotationError::NoWay.into());
+        }
+        tracing::info!(domain, key = %record.node_key, "this peer has a new key, for which its old one vouches");
+        Ok(())
+    }
+
+    /// Forgets the open peers that were not met for so long that their record has ended; returns them. Blocks for a durable write each.
+    pub fn forget_ended(&self, now_s: u64) -> Result<Vec<String>, MembershipError> {
+        let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        let ended = roster.forget_ended(now_s);
+        drop(roster);
+        for domain in &ended {
+            tracing::info!(domain, "an open peer has not been met for long, forgotten");
+            self.store(domain, None)?;
+        }
+        Ok(ended)
     }
 
     /// Takes in a record that was fetched from its own domain. Blocks for one durable write if anything changed.
@@ -100,7 +168,7 @@ impl Membership {
         match introduced {
             Introduced::Pinned => tracing::info!(domain = record.domain, key = %record.node_key, "pinned a peer"),
             Introduced::RefusedKeyChanged => self.report_changed_key(record),
-            Introduced::AlreadyKnown | Introduced::Pending => {}
+            Introduced::AlreadyKnown | Introduced::Pending | Introduced::Away | Introduced::NoRoom(_) => {}
         }
         Ok(introduced)
     }
@@ -130,7 +198,7 @@ impl Membership {
 
     /// Whether this site has anything to do with the origin: what was held for a former peer is no longer served.
     pub fn carries(&self, origin: &str) -> bool {
-        !matches!(self.standing(origin), None | Some(Standing::Pending { .. }))
+        self.standing(origin).is_some_and(|standing| standing.is_listed())
     }
 
     /// Where a domain stands, if anything is known of it.
@@ -210,13 +278,21 @@ fn stored(standing: &Standing) -> Option<Stored> {
     match standing {
         Standing::Pending { .. } => None,
         Standing::Invited => Some(Stored::Invited),
-        Standing::Pinned(peer) => Some(Stored::Pinned { signed: peer.signed.clone(), since_s: peer.since_s }),
+        Standing::Pinned(peer) => Some(Stored::Pinned {
+            signed: peer.signed.clone(),
+            since_s: peer.since_s,
+            invited: peer.invited,
+            network: peer.network,
+        }),
         Standing::KeyChanged { peer, refused, first_seen_s } => Some(Stored::KeyChanged {
             signed: peer.signed.clone(),
             since_s: peer.since_s,
             refused: *refused,
             first_seen_s: *first_seen_s,
+            invited: peer.invited,
+            network: peer.network,
         }),
+        Standing::Away { since_s } => Some(Stored::Away { since_s: *since_s }),
     }
 }
 
@@ -244,15 +320,51 @@ fn load(db: &StateDb) -> Result<BTreeMap<String, Standing>, MembershipError> {
 pub(super) fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipError> {
     let stored =
         serde_json::from_slice(json).map_err(|source| MembershipError::Json { domain: domain.into(), source })?;
-    let peer = |signed: Signed, since_s| match signed.open() {
-        Ok(record) => Ok(Arc::new(Peer { record, signed, since_s })),
+    let peer = |signed: Signed, since_s, invited, network| match signed.open() {
+        Ok(record) => Ok(Arc::new(Peer { record, signed, since_s, invited, network })),
         Err(source) => Err(MembershipError::Signed { domain: domain.into(), source }),
     };
     Ok(match stored {
         Stored::Invited => Standing::Invited,
-        Stored::Pinned { signed, since_s } => Standing::Pinned(peer(signed, since_s)?),
-        Stored::KeyChanged { signed, since_s, refused, first_seen_s } => {
-            Standing::KeyChanged { peer: peer(signed, since_s)?, refused, first_seen_s }
+        Stored::Pinned { signed, since_s, invited, network } => {
+            Standing::Pinned(peer(signed, since_s, invited, network)?)
         }
+        Stored::KeyChanged { signed, since_s, refused, first_seen_s, invited, network } => {
+            Standing::KeyChanged { peer: peer(signed, since_s, invited, network)?, refused, first_seen_s }
+        }
+        Stored::Away { since_s } => Standing::Away { since_s },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{sign, testing};
+
+    #[test]
+    fn rows_of_before_are_read_as_those_of_invited_peers() {
+        let key = testing::node_key();
+        let signed = sign(&key, &testing::peer_record("a.test", key.public(), 5)).unwrap();
+        let old = serde_json::json!({ "standing": "pinned", "signed": signed, "since_s": 7 });
+        let Standing::Pinned(peer) = parse("a.test", old.to_string().as_bytes()).unwrap() else { panic!() };
+        assert!(peer.invited && peer.network.is_none() && peer.since_s == 7);
+        assert_eq!(parse("a.test", br#"{"standing":"invited"}"#).unwrap(), Standing::Invited);
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let key = testing::node_key();
+        let record = testing::peer_record("a.test", key.public(), 5);
+        let network = Some(crate::identity::network("192.0.2.1".parse().unwrap()));
+        let signed = sign(&key, &record).unwrap();
+        let peer = Arc::new(Peer { record, signed, since_s: 7, invited: false, network });
+        for standing in [
+            Standing::Pinned(peer.clone()),
+            Standing::KeyChanged { peer, refused: key.public(), first_seen_s: 3 },
+            Standing::Away { since_s: 3 },
+        ] {
+            let json = serde_json::to_vec(&stored(&standing).unwrap()).unwrap();
+            assert_eq!(parse("a.test", &json).unwrap(), standing);
+        }
+    }
 }

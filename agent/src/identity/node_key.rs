@@ -53,6 +53,7 @@ impl NodeKey {
     pub fn load_or_create(state_dir: &Path) -> Result<Self, NodeKeyError> {
         DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(io_error(state_dir))?;
         let lock = lock(state_dir)?;
+        finish_rotation(state_dir)?;
         let path = state_dir.join("node.key");
         let signing = match File::open(&path) {
             Ok(file) => read(file, &path)?,
@@ -65,9 +66,29 @@ impl NodeKey {
     /// Locks `state_dir` and reads the key that has to be there; nothing is created but the lock.
     pub(super) fn load(state_dir: &Path) -> Result<Self, NodeKeyError> {
         let path = state_dir.join("node.key");
-        let file = File::open(&path).map_err(io_error(&path))?;
+        File::open(&path).map_err(io_error(&path))?;
         let lock = lock(state_dir)?;
+        finish_rotation(state_dir)?;
+        let file = File::open(&path).map_err(io_error(&path))?;
         Ok(Self { signing: read(file, &path)?, _lock: lock })
+    }
+
+    /// Another key, which takes this one's place; what makes the change known is written by `record`, given the other key, before that.
+    ///
+    /// A crash at any point leaves this key with what was known before, or the other one with what `record` wrote: see
+    /// [`super::rotate::completes`].
+    pub(super) fn replace(
+        &mut self,
+        state_dir: &Path,
+        record: impl FnOnce(&Self, &PublicKey) -> Result<(), NodeKeyError>,
+    ) -> Result<(), NodeKeyError> {
+        let signing = generate()?;
+        let next = state_dir.join(NEXT_KEY);
+        write_durably(&next, signing.to_pkcs8_pem(LineEnding::LF)?.as_bytes()).map_err(io_error(&next))?;
+        record(self, &p2pcdn_core::object::Sha256(signing.verifying_key().to_bytes()))?;
+        finish_rotation(state_dir)?;
+        self.signing = signing;
+        Ok(())
     }
 
     /// The private key, for a backup.
@@ -136,10 +157,35 @@ fn read(file: File, path: &Path) -> Result<SigningKey, NodeKeyError> {
     SigningKey::from_pkcs8_pem(&pem).map_err(|_| NodeKeyError::Malformed(path.to_owned()))
 }
 
-fn create(state_dir: &Path, path: &Path) -> Result<SigningKey, NodeKeyError> {
+/// A key that is to take the present one's place as soon as that is known to be its successor.
+const NEXT_KEY: &str = "node.key.next";
+
+/// Brings a rotation to its end that a crash has interrupted, forwards if the old key's word is written, else backwards.
+fn finish_rotation(state_dir: &Path) -> Result<(), NodeKeyError> {
+    let next = state_dir.join(NEXT_KEY);
+    let file = match File::open(&next) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(io_error(&next))?,
+    };
+    // What a crash has cut off is no key, and nobody has heard of it.
+    let key = read(file, &next).ok().map(|key| p2pcdn_core::object::Sha256(key.verifying_key().to_bytes()));
+    if key.is_some_and(|key| super::rotate::completes(state_dir, &key)) {
+        let path = state_dir.join("node.key");
+        std::fs::rename(&next, &path).map_err(io_error(&path))?;
+    } else {
+        std::fs::remove_file(&next).map_err(io_error(&next))?;
+    }
+    sync_directory(state_dir)
+}
+
+fn generate() -> Result<SigningKey, NodeKeyError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(NodeKeyError::Random)?;
-    let signing = SigningKey::from_bytes(&secret);
+    Ok(SigningKey::from_bytes(&secret))
+}
+
+fn create(state_dir: &Path, path: &Path) -> Result<SigningKey, NodeKeyError> {
+    let signing = generate()?;
     let pem = signing.to_pkcs8_pem(LineEnding::LF)?;
     install(state_dir, path, &pem)?;
     tracing::info!(path = %path.display(), "created the node key; p2pcdn backup copies it, peers know this site by it");
@@ -150,6 +196,10 @@ fn install(state_dir: &Path, path: &Path, pem: &str) -> Result<(), NodeKeyError>
     let temporary = state_dir.join("node.key.new");
     write_durably(&temporary, pem.as_bytes()).map_err(io_error(&temporary))?;
     std::fs::rename(&temporary, path).map_err(io_error(path))?;
+    sync_directory(state_dir)
+}
+
+fn sync_directory(state_dir: &Path) -> Result<(), NodeKeyError> {
     File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(io_error(state_dir))
 }
 
@@ -161,7 +211,7 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn io_error(path: &Path) -> impl Fn(io::Error) -> NodeKeyError {
+pub(super) fn io_error(path: &Path) -> impl Fn(io::Error) -> NodeKeyError {
     let path = path.to_owned();
     move |source| NodeKeyError::Io { path: path.clone(), source }
 }

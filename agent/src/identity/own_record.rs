@@ -6,6 +6,7 @@ use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
 
 use super::OUR_VERSIONS;
 use super::node_key::NodeKey;
+use super::rotation::Rotations;
 use super::sequence::{Counter, CounterError};
 use super::signed::{Signed, sign};
 use crate::state_db::StateDb;
@@ -54,6 +55,7 @@ pub struct OwnRecord {
     about: AboutUs,
     counter: Counter,
     current: Mutex<Current>,
+    rotations: Rotations,
 }
 
 struct Current {
@@ -66,7 +68,17 @@ impl OwnRecord {
     pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<StateDb>, now_s: u64) -> Result<Self, OwnRecordError> {
         let counter = Counter::new(db, "peer");
         let current = Mutex::new(renew(&key, &about, &counter, now_s)?);
-        Ok(Self { key, about, counter, current })
+        Ok(Self { key, about, counter, current, rotations: Rotations::default() })
+    }
+
+    /// The same, with how its key followed from former ones.
+    pub fn after(self, rotations: Rotations) -> Self {
+        Self { rotations, ..self }
+    }
+
+    /// How its key followed from former ones.
+    pub fn rotations(&self) -> &Rotations {
+        &self.rotations
     }
 
     /// Authority of this site.

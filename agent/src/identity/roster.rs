@@ -7,6 +7,7 @@ use p2pcdn_core::object::is_authority;
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
 
 use super::introduction::Introduction;
+use super::neighbourhood::{Network, registrable};
 use super::signed::Signed;
 
 #[cfg(test)]
@@ -19,8 +20,12 @@ pub struct Peer {
     pub record: PeerRecord,
     /// The same, signed.
     pub signed: Signed,
-    /// When the key was pinned, in seconds since the Unix epoch.
+    /// When it was first pinned, in seconds since the Unix epoch.
     pub since_s: u64,
+    /// Whether the operator has invited it by name; if not, it is one of those that open membership let in.
+    pub invited: bool,
+    /// Where its domain answered from last.
+    pub network: Option<Network>,
 }
 
 impl Peer {
@@ -53,6 +58,11 @@ pub enum Standing {
         /// When that key was first seen, in seconds since the Unix epoch.
         first_seen_s: u64,
     },
+    /// Removed by the operator, and not let in again by open membership.
+    Away {
+        /// Since when, in seconds since the Unix epoch.
+        since_s: u64,
+    },
 }
 
 impl Standing {
@@ -60,12 +70,21 @@ impl Standing {
     pub fn peer(&self) -> Option<&Arc<Peer>> {
         match self {
             Self::Pinned(peer) | Self::KeyChanged { peer, .. } => Some(peer),
-            Self::Invited | Self::Pending { .. } => None,
+            Self::Invited | Self::Pending { .. } | Self::Away { .. } => None,
         }
+    }
+
+    /// Whether this site wants to have to do with the domain.
+    pub fn is_listed(&self) -> bool {
+        !matches!(self, Self::Pending { .. } | Self::Away { .. })
     }
 
     fn is_pending(&self) -> bool {
         matches!(self, Self::Pending { .. })
+    }
+
+    fn is_open(&self) -> bool {
+        self.peer().is_some_and(|peer| !peer.invited)
     }
 }
 
@@ -80,6 +99,24 @@ pub enum Introduced {
     Pending,
     /// Another key than the pinned one.
     RefusedKeyChanged,
+    /// The operator has removed it.
+    Away,
+    /// Open membership has no room for it.
+    NoRoom(NoRoom),
+}
+
+/// Why open membership does not let a domain in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// As many as this site takes.
+    #[error("this site has as many open peers as it takes")]
+    Full,
+    /// Too many below its registrable domain.
+    #[error("this site has as many open peers below that registrable domain as it takes")]
+    Owner,
+    /// Too many in its network.
+    #[error("this site has as many open peers in that network as it takes")]
+    Network,
 }
 
 /// What became of a record that its signer handed over itself, which proves nothing about its domain.
@@ -94,6 +131,10 @@ pub enum Claim {
         /// Whether this is its first knock.
         new: bool,
     },
+    /// The operator has removed it.
+    Away,
+    /// Open membership has no room for it.
+    NoRoom(NoRoom),
 }
 
 /// Why the operator's wish cannot be met; the operator's fault.
@@ -120,11 +161,32 @@ pub struct RosterBounds {
     pub known: usize,
     /// Domains that knocked; the one that has not knocked for longest makes room for a further one.
     pub pending: usize,
+    /// Domains that the operator has removed while membership was open; the oldest makes room for a further one.
+    pub away: usize,
+    /// Whom open membership lets in; by invitation only if none.
+    pub open: Option<OpenBounds>,
+}
+
+/// Bounds of open membership; whoever is beyond them is refused, and nobody ever makes room for another.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenBounds {
+    /// Peers that were not invited.
+    pub peers: usize,
+    /// Of these, below one registrable domain.
+    pub per_owner: usize,
+    /// Of these, in one network.
+    pub per_network: usize,
 }
 
 impl Default for RosterBounds {
     fn default() -> Self {
-        Self { known: 4096, pending: 256 }
+        Self { known: 4096, pending: 256, away: 4096, open: None }
+    }
+}
+
+impl Default for OpenBounds {
+    fn default() -> Self {
+        Self { peers: 512, per_owner: 4, per_network: 16 }
     }
 }
 
@@ -150,10 +212,17 @@ impl Roster {
         if domain == self.own_domain {
             return Err(RosterError::Ourselves(domain.into()));
         }
-        if self.standings.get(domain).is_some_and(|standing| !standing.is_pending()) {
-            return Ok(false);
+        match self.standings.get_mut(domain) {
+            Some(Standing::Pinned(peer) | Standing::KeyChanged { peer, .. }) if !peer.invited => {
+                Arc::make_mut(peer).invited = true;
+                return Ok(true);
+            }
+            Some(standing) if standing.is_listed() => return Ok(false),
+            _ => {}
         }
-        if self.standings.values().filter(|standing| !standing.is_pending()).count() >= self.bounds.known {
+        if self.standings.values().filter(|standing| standing.is_listed() && !standing.is_open()).count()
+            >= self.bounds.known
+        {
             return Err(RosterError::Full(self.bounds.known));
         }
         self.standings.insert(domain.into(), Standing::Invited);
@@ -172,9 +241,21 @@ impl Roster {
         }
     }
 
-    /// Forgets a domain, pin and all; true if it was known.
-    pub fn remove(&mut self, domain: &str) -> bool {
-        self.standings.remove(domain).is_some()
+    /// Forgets a domain, pin and all, at `now_s` seconds since the Unix epoch; true if it was known. Where membership is open, or was when it
+    /// came in, it is not let in again.
+    pub fn remove(&mut self, domain: &str, now_s: u64) -> bool {
+        let Some(standing) = self.standings.remove(domain) else { return false };
+        if self.bounds.open.is_some() || standing.is_open() {
+            let away =
+                |standing: &Standing| if let Standing::Away { since_s } = standing { Some(*since_s) } else { None };
+            let all = || self.standings.iter().filter_map(|(domain, standing)| Some((away(standing)?, domain)));
+            if all().count() >= self.bounds.away {
+                let oldest = all().min().map(|(_, domain)| domain.clone());
+                oldest.map(|oldest| self.standings.remove(&oldest));
+            }
+            self.standings.insert(domain.into(), Standing::Away { since_s: now_s });
+        }
+        !matches!(standing, Standing::Away { .. })
     }
 
     /// Takes in a record that was fetched from its own domain; `now_s` is seconds since the Unix epoch.
@@ -182,17 +263,67 @@ impl Roster {
         let Introduction { record, .. } = introduction;
         match self.standings.get_mut(&record.domain) {
             Some(standing @ Standing::Invited) => {
-                *standing = Standing::Pinned(Arc::new(pinned(introduction, now_s)));
+                *standing = Standing::Pinned(Arc::new(pinned(introduction, now_s, true)));
                 Introduced::Pinned
             }
             Some(standing @ (Standing::Pinned(_) | Standing::KeyChanged { .. })) => {
                 meet_again(standing, introduction, now_s)
             }
-            Some(Standing::Pending { .. }) | None => {
-                self.note_pending(record, now_s);
-                Introduced::Pending
-            }
+            Some(Standing::Away { .. }) => Introduced::Away,
+            Some(Standing::Pending { .. }) | None if record.domain == self.own_domain => Introduced::Pending,
+            Some(Standing::Pending { .. }) | None => match self.room_for(&record.domain, introduction.network) {
+                None => {
+                    self.note_pending(record, now_s);
+                    Introduced::Pending
+                }
+                Some(Ok(())) => {
+                    let peer = Arc::new(pinned(introduction, now_s, false));
+                    self.standings.insert(record.domain.clone(), Standing::Pinned(peer));
+                    Introduced::Pinned
+                }
+                Some(Err(reason)) => Introduced::NoRoom(reason),
+            },
         }
+    }
+
+    /// Takes in the record of a pinned peer whose old key, `from`, has handed over to the one in the record; false if it is not the one
+    /// that is pinned.
+    pub fn rotate(&mut self, introduction: &Introduction, from: &PublicKey) -> bool {
+        let Some(standing) = self.standings.get_mut(&introduction.record.domain) else { return false };
+        let Some(peer) = standing.peer().filter(|peer| peer.key() == *from) else { return false };
+        *standing = Standing::Pinned(Arc::new(pinned(introduction, peer.since_s, peer.invited)));
+        true
+    }
+
+    /// Forgets the open peers whose record has ended by `now_s`, seconds since the Unix epoch: they were not met for that long. Returns them.
+    pub fn forget_ended(&mut self, now_s: u64) -> Vec<String> {
+        let has_ended =
+            |standing: &Standing| standing.is_open() && standing.peer().is_some_and(|p| p.record.expires_s <= now_s);
+        let ended = self.standings.iter().filter(|(_, standing)| has_ended(standing));
+        let ended: Vec<String> = ended.map(|(domain, _)| domain.clone()).collect();
+        ended.iter().for_each(|domain| drop(self.standings.remove(domain)));
+        ended
+    }
+
+    /// Whether open membership would let a domain in, whose network is known or not yet; none if membership is not open.
+    fn room_for(&self, domain: &str, network: Option<Network>) -> Option<Result<(), NoRoom>> {
+        let OpenBounds { peers, per_owner, per_network } = self.bounds.open?;
+        let (owner, mut in_all, mut of_owner, mut of_network) = (registrable(domain), 0, 0, 0);
+        for (other, standing) in self.standings.iter().filter(|(_, standing)| standing.is_open()) {
+            in_all += 1;
+            of_owner += usize::from(registrable(other) == owner);
+            let their = standing.peer().and_then(|peer| peer.network);
+            of_network += usize::from(network.is_some() && their == network);
+        }
+        Some(if in_all >= peers {
+            Err(NoRoom::Full)
+        } else if of_owner >= per_owner {
+            Err(NoRoom::Owner)
+        } else if of_network >= per_network {
+            Err(NoRoom::Network)
+        } else {
+            Ok(())
+        })
     }
 
     /// Takes in a record from its signer's own hands; `now_s` is seconds since the Unix epoch.
@@ -203,7 +334,12 @@ impl Roster {
                 update(peer, introduction);
                 Claim::Known
             }
-            Some(Standing::Pending { .. }) | None => Claim::Pending { new: self.note_pending(record, now_s) },
+            Some(Standing::Away { .. }) => Claim::Away,
+            Some(Standing::Pending { .. }) | None => match self.room_for(&record.domain, None) {
+                Some(Ok(())) if record.domain != self.own_domain => Claim::Unproven,
+                Some(Err(reason)) => Claim::NoRoom(reason),
+                Some(Ok(())) | None => Claim::Pending { new: self.note_pending(record, now_s) },
+            },
             Some(_) => Claim::Unproven,
         }
     }
@@ -262,17 +398,21 @@ fn meet_again(standing: &mut Standing, introduction: &Introduction, now_s: u64) 
             *standing = Standing::KeyChanged { peer: peer.clone(), refused: shown, first_seen_s: now_s };
             return Introduced::RefusedKeyChanged;
         }
-        Standing::Invited | Standing::Pending { .. } => return Introduced::Pending,
+        Standing::Invited | Standing::Pending { .. } | Standing::Away { .. } => return Introduced::Pending,
     }
     Introduced::AlreadyKnown
 }
 
 fn update(peer: &mut Arc<Peer>, introduction: &Introduction) {
     if introduction.record.sequence > peer.record.sequence {
-        *peer = Arc::new(pinned(introduction, peer.since_s));
+        let network = introduction.network.or(peer.network);
+        *peer = Arc::new(Peer { network, ..pinned(introduction, peer.since_s, peer.invited) });
+    } else if introduction.network.is_some() && introduction.network != peer.network {
+        Arc::make_mut(peer).network = introduction.network;
     }
 }
 
-fn pinned(introduction: &Introduction, since_s: u64) -> Peer {
-    Peer { record: introduction.record.clone(), signed: introduction.signed.clone(), since_s }
+fn pinned(introduction: &Introduction, since_s: u64, invited: bool) -> Peer {
+    let Introduction { record, signed, network, .. } = introduction;
+    Peer { record: record.clone(), signed: signed.clone(), since_s, invited, network: *network }
 }

@@ -71,7 +71,7 @@ async fn the_forgotten_are_no_longer_met() {
     let (a, b) = two_friends().await;
     a.introduce_itself();
     until("a has met b", || a.introducer.contact(b.domain()).is_some_and(|contact| contact.mutual)).await;
-    assert!(a.membership.remove(b.domain()).unwrap());
+    assert!(a.membership.remove(b.domain(), 0).unwrap());
     assert!(matches!(a.introducer.meet(b.domain()).await, Err(MeetError::NotListed(_))));
     // Whatever wakes the loop makes it look at the list again.
     a.introducer.heard_from(b.domain());
@@ -256,7 +256,7 @@ async fn a_connection_lasts_only_while_its_key_is_pinned() {
     let request = http::Request::get("https://b.localhost/v1/nothing").body(Empty::new()).unwrap();
     assert_eq!(friend.send_request(request).await.unwrap().status(), StatusCode::NOT_FOUND);
 
-    b.membership.remove(a.domain()).unwrap();
+    b.membership.remove(a.domain(), 0).unwrap();
     tokio::time::timeout(Duration::from_secs(20), friend_ended).await.expect("the former friend stays").unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! Ordinary HTTPS requests through the connector, with a few connections kept for the next one.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct WebResponse {
     pub headers: HeaderMap,
     /// The body, within the caller's limit.
     pub body: Bytes,
+    /// Who answered.
+    pub remote: Option<IpAddr>,
 }
 
 /// An answer whose body is still to come.
@@ -33,7 +36,7 @@ pub struct WebStream {
     pub headers: HeaderMap,
     /// The body.
     pub body: Incoming,
-    sender: Sender,
+    connection: Connection,
 }
 
 /// Largest response head in bytes.
@@ -65,15 +68,15 @@ impl Connector {
     ) -> Result<WebResponse, EgressError> {
         let request = build(method, authority, path, headers)?;
         let exchange = async {
-            if let Some(sender) = self.idle.take(authority) {
-                match self.exchange(sender, request.clone(), authority, limit).await {
+            if let Some(kept) = self.idle.take(authority) {
+                match self.exchange(kept, request.clone(), authority, limit).await {
                     // The other side may have closed it just now.
                     Err(EgressError::Http { .. }) => {}
                     done => return done,
                 }
             }
-            let sender = self.dial(authority, timeout).await?;
-            self.exchange(sender, request, authority, limit).await
+            let connection = self.dial(authority, timeout).await?;
+            self.exchange(connection, request, authority, limit).await
         };
         let late = |_| EgressError::Timeout { authority: authority.into() };
         tokio::time::timeout(timeout, exchange).await.map_err(late)?
@@ -91,8 +94,8 @@ impl Connector {
     ) -> Result<WebStream, EgressError> {
         let request = build(method, authority, path, headers)?;
         let exchange = async {
-            if let Some(sender) = self.idle.take(authority)
-                && let Ok(stream) = open(sender, request.clone(), authority).await
+            if let Some(kept) = self.idle.take(authority)
+                && let Ok(stream) = open(kept, request.clone(), authority).await
             {
                 return Ok(stream);
             }
@@ -104,18 +107,19 @@ impl Connector {
 
     /// Keeps the connection of an answer that was read to its end for the next request.
     pub fn reuse(&self, authority: &str, stream: WebStream) {
-        self.idle.put(authority, stream.sender);
+        self.idle.put(authority, stream.connection);
     }
 
-    async fn dial(&self, authority: &str, timeout: Duration) -> Result<Sender, EgressError> {
+    async fn dial(&self, authority: &str, timeout: Duration) -> Result<Connection, EgressError> {
         let tls = self.connect_tls(authority, self.web_tls.clone(), timeout).await?;
+        let remote = tls.get_ref().0.peer_addr().ok().map(|address| address.ip());
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
             .handshake(TokioIo::new(tls))
             .await
             .map_err(|source| EgressError::Http { authority: authority.into(), source })?;
         tokio::spawn(connection);
-        Ok(sender)
+        Ok(Connection { sender, remote })
     }
 
     /// Whether `authority` has closed a connection that was kept for it: a sign of trouble that comes before any request has
@@ -126,12 +130,13 @@ impl Connector {
 
     async fn exchange(
         &self,
-        mut sender: Sender,
+        mut connection: Connection,
         request: Request<Empty<Bytes>>,
         authority: &str,
         limit: usize,
     ) -> Result<WebResponse, EgressError> {
         let http = |source| EgressError::Http { authority: authority.into(), source };
+        let sender = &mut connection.sender;
         sender.ready().await.map_err(http)?;
         let (parts, body) = sender.send_request(request).await.map_err(http)?.into_parts();
         let body = match Limited::new(body, limit).collect().await {
@@ -146,16 +151,22 @@ impl Connector {
                 });
             }
         };
-        self.idle.put(authority, sender);
-        Ok(WebResponse { status: parts.status, headers: parts.headers, body })
+        let remote = connection.remote;
+        self.idle.put(authority, connection);
+        Ok(WebResponse { status: parts.status, headers: parts.headers, body, remote })
     }
 }
 
-async fn open(mut sender: Sender, request: Request<Empty<Bytes>>, authority: &str) -> Result<WebStream, EgressError> {
+async fn open(
+    mut connection: Connection,
+    request: Request<Empty<Bytes>>,
+    authority: &str,
+) -> Result<WebStream, EgressError> {
+    let sender = &mut connection.sender;
     let http = |source| EgressError::Http { authority: authority.into(), source };
     sender.ready().await.map_err(http)?;
     let (parts, body) = sender.send_request(request).await.map_err(http)?.into_parts();
-    Ok(WebStream { status: parts.status, headers: parts.headers, body, sender })
+    Ok(WebStream { status: parts.status, headers: parts.headers, body, connection })
 }
 
 fn build(
@@ -177,11 +188,15 @@ fn build(
     Ok(request)
 }
 
-type Sender = SendRequest<Empty<Bytes>>;
+/// A connection and who is at its other end.
+struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    remote: Option<IpAddr>,
+}
 
 /// Connections between two requests, bounded per authority and in all.
 #[derive(Default)]
-pub(super) struct IdleConnections(Mutex<HashMap<String, Vec<(Sender, Instant)>>>);
+pub(super) struct IdleConnections(Mutex<HashMap<String, Vec<(Connection, Instant)>>>);
 
 /// How long a connection waits for the next request.
 const MAX_IDLE: Duration = Duration::from_secs(30);
@@ -191,12 +206,12 @@ const MAX_PER_AUTHORITY: usize = 2;
 const MAX_AUTHORITIES: usize = 512;
 
 impl IdleConnections {
-    fn take(&self, authority: &str) -> Option<Sender> {
+    fn take(&self, authority: &str) -> Option<Connection> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(authority)?;
-        while let Some((sender, since)) = kept.pop() {
-            if since.elapsed() < MAX_IDLE && !sender.is_closed() {
-                return Some(sender);
+        while let Some((connection, since)) = kept.pop() {
+            if since.elapsed() < MAX_IDLE && !connection.sender.is_closed() {
+                return Some(connection);
             }
         }
         None
@@ -206,15 +221,15 @@ impl IdleConnections {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(kept) = idle.get_mut(authority) else { return false };
         let before = kept.len();
-        kept.retain(|(sender, _)| !sender.is_closed());
+        kept.retain(|(connection, _)| !connection.sender.is_closed());
         kept.len() < before
     }
 
-    fn put(&self, authority: &str, sender: Sender) {
+    fn put(&self, authority: &str, connection: Connection) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !idle.contains_key(authority) && idle.len() >= MAX_AUTHORITIES {
             idle.retain(|_, kept| {
-                kept.retain(|(sender, since)| since.elapsed() < MAX_IDLE && !sender.is_closed());
+                kept.retain(|(connection, since)| since.elapsed() < MAX_IDLE && !connection.sender.is_closed());
                 !kept.is_empty()
             });
             if idle.len() >= MAX_AUTHORITIES {
@@ -222,8 +237,8 @@ impl IdleConnections {
             }
         }
         let kept = idle.entry(authority.to_owned()).or_default();
-        if kept.len() < MAX_PER_AUTHORITY && !sender.is_closed() {
-            kept.push((sender, Instant::now()));
+        if kept.len() < MAX_PER_AUTHORITY && !connection.sender.is_closed() {
+            kept.push((connection, Instant::now()));
         }
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::auditor::Auditor;
 use crate::catalogue::{Catalogue, Purge};
+use crate::clock::now_s;
 use crate::decider::{DECIDE_PATH, Decider, RESCUE_PATH};
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
@@ -158,7 +159,7 @@ impl LocalApi {
         let outcome = match path {
             PEER_ADD_PATH => self.membership.invite(&domain).map(|()| true),
             PEER_ACCEPT_PATH => self.membership.accept(&domain).map(|()| true),
-            _ => self.membership.remove(&domain),
+            _ => self.membership.remove(&domain, now_s()),
         };
         match outcome {
             Ok(true) => json(StatusCode::OK, &self.peer_status(&domain)),

@@ -78,6 +78,8 @@ pub struct PeerStatus {
     pub domain: String,
     /// Where it stands.
     pub state: PeerState,
+    /// Whether this site's operator has named it; if not, open membership has let it in, or it has let itself be heard of.
+    pub invited: bool,
     /// The pinned key, if there is one.
     pub key: Option<Sha256>,
     /// First-hand health, once it has granted a lease.
@@ -125,6 +127,8 @@ pub enum PeerState {
     Pending,
     /// Shows another key than the pinned one, which is refused.
     KeyChanged,
+    /// Removed, and not let in again by open membership.
+    Removed,
 }
 
 /// One own object.
@@ -212,6 +216,9 @@ impl LocalApi {
             Some(Standing::Pending { .. }) => {
                 (PeerState::Pending, format!("wants to be a peer; to accept: p2pcdn peer accept {domain}"))
             }
+            Some(Standing::Away { .. }) => {
+                (PeerState::Removed, format!("stays away; to let it in again: p2pcdn peer add {domain}"))
+            }
             Some(Standing::KeyChanged { refused, .. }) => {
                 let remedy = "if its operator confirms it: p2pcdn peer accept";
                 (PeerState::KeyChanged, format!("shows another key, {refused}, which is refused; {remedy} {domain}"))
@@ -227,6 +234,10 @@ impl LocalApi {
         PeerStatus {
             domain: domain.to_owned(),
             state,
+            invited: match &standing {
+                Some(Standing::Invited) => true,
+                standing => standing.as_ref().and_then(Standing::peer).is_some_and(|peer| peer.invited),
+            },
             key: standing.as_ref().and_then(Standing::peer).map(|peer| peer.key()),
             health: holder.as_ref().map(|holder| holder.health),
             weight: holder.as_ref().map_or(0, |holder| holder.health.weight()),

@@ -1,4 +1,4 @@
-//! The replica socket: what this site serves for others, its peer document, and where its visitors' browsers report.
+//! The replica socket: what this site serves for others, its documents for peers, and where its visitors' browsers report.
 //!
 //! A replica never acts as part of this site: it has a name of its own, its headers come from a closed list, and whatever cannot be
 //! served exactly as its origin recorded it sends the client back there.
@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use p2pcdn_core::lookup::{RETURN_PREFIX, ReplicaPath};
 use p2pcdn_core::object::{Class, Sharing};
-use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, ROTATION_DOCUMENT_PATH};
 use tokio::sync::mpsc;
 
 use crate::clock::{expiry_now_s, monotonic_ms, now_s};
@@ -79,7 +79,8 @@ impl ReplicaServer {
             }
             return match (request.method(), request.uri().path()) {
                 (&Method::GET, PEER_DOCUMENT_PATH) => json(StatusCode::OK, &*self.own.signed(now_s())),
-                _ => text(StatusCode::NOT_FOUND, "only the peer document is served here\n"),
+                (&Method::GET, ROTATION_DOCUMENT_PATH) => json(StatusCode::OK, self.own.rotations()),
+                _ => text(StatusCode::NOT_FOUND, "only the documents for peers are served here\n"),
             };
         }
         if !authority.eq_ignore_ascii_case(&self.replica_name) {

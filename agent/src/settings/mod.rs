@@ -27,7 +27,7 @@ use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 use values::{
     NOWHERE, address, admin_address, authority, bytes, class, contact, csp, duration, endpoint, half, leaf_class,
-    local_address, log_format, object_bytes, page, path_prefix, ranking, rate, replicas, sample, time_scale,
+    local_address, log_format, membership, object_bytes, page, path_prefix, ranking, rate, replicas, sample, time_scale,
     trust_mode, uplink,
 };
 
@@ -54,6 +54,8 @@ pub struct Settings {
     pub allow_private: bool,
     /// Domains of peers that this site invites.
     pub invited: Vec<String>,
+    /// Whether others may become peers without an invitation.
+    pub open_membership: bool,
     /// What this site carries for others.
     pub host: Host,
     /// What this site asks others to carry.
@@ -351,6 +353,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
         trust: Trust { mode: keys.checked("trust.mode", Some("on"), trust_mode), formulas },
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
         allow_private: keys.or("egress.allow_private", false),
+        open_membership: keys.checked("peers.membership", Some("invited"), membership),
         invited,
         host: Host {
             quota_bytes: keys.checked("host.quota", Some("10GB"), bytes),

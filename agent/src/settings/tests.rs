@@ -184,3 +184,10 @@ fn browsers_look_at_hosts_only_where_the_operator_says_so() {
         );
     }
 }
+
+#[test]
+fn membership_is_by_invitation_unless_it_is_opened() {
+    let open = |lines: &str| load(&format!("site.domain = \"a.test\"\n{lines}"), &[]).map(|s| s.open_membership);
+    assert!(!open("").expect("good settings") && open("peers.membership = \"open\"").expect("good settings"));
+    assert_eq!(keys_of(load("site.domain = \"a.test\"\npeers.membership = \"closed\"", &[])), ["peers.membership"]);
+}

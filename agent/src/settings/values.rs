@@ -144,6 +144,14 @@ pub(super) fn sample(text: &str) -> Result<f64, String> {
     }
 }
 
+pub(super) fn membership(text: &str) -> Result<bool, String> {
+    match text {
+        "invited" => Ok(false),
+        "open" => Ok(true),
+        _ => Err("must be \"invited\" or \"open\"".into()),
+    }
+}
+
 pub(super) fn csp(text: &str) -> Result<Csp, String> {
     match text {
         "read" => Ok(Csp::Read),

@@ -138,7 +138,7 @@ fn what_a_holder_answers_is_compared_with_the_record() {
     let severities = |status, changed: (&'static str, &str), days: u64| {
         let mut headers = headers(&good);
         headers.insert(changed.0, HeaderValue::from_str(changed.1).unwrap());
-        let replica = Some(Ok(WebResponse { status, headers, body: Bytes::new() }));
+        let replica = Some(Ok(WebResponse { status, headers, body: Bytes::new(), remote: None }));
         let probed = Probed { certificate: Ok(Some(1_000_000 + days * 86_400)), replica };
         let found = holder("a.test", &holder_facts(), &probed, true, now);
         found.into_iter().filter(|f| f.severity != Severity::Ok).map(|f| (f.check, f.severity)).collect::<Vec<_>>()

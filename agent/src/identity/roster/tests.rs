@@ -12,7 +12,7 @@ fn shown(key: &NodeKey, domain: &str, sequence: u64) -> Introduction {
 }
 
 fn roster(known: usize, pending: usize) -> Roster {
-    Roster::new("us.test", RosterBounds { known, pending }, BTreeMap::new())
+    Roster::new("us.test", RosterBounds { known, pending, ..RosterBounds::default() }, BTreeMap::new())
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn wishes_that_cannot_be_met_say_why() {
     assert_eq!(roster.invite("us.test"), Err(RosterError::Ourselves("us.test".into())));
     roster.invite("a.test").unwrap();
     assert_eq!(roster.invite("b.test"), Err(RosterError::Full(1)));
-    assert!(roster.remove("a.test") && !roster.remove("a.test"));
+    assert!(roster.remove("a.test", 1) && !roster.remove("a.test", 1));
     assert_eq!(roster.invite("b.test"), Ok(true));
 }
 
@@ -90,6 +90,85 @@ fn of_too_many_that_knock_the_oldest_is_forgotten_and_no_known_one() {
     assert_eq!(domains, ["a.test", "c.test", "known.test"]);
     assert_eq!(roster.claim(&shown(&key, "us.test", 1), 5), Claim::Pending { new: false });
     assert!(roster.get("us.test").is_none());
+}
+
+fn open_roster(peers: usize) -> Roster {
+    let open = OpenBounds { peers, per_owner: 2, per_network: 3 };
+    let bounds = RosterBounds { away: 2, open: Some(open), ..RosterBounds::default() };
+    Roster::new("us.test", bounds, BTreeMap::new())
+}
+
+fn shown_from(key: &NodeKey, domain: &str, address: &str) -> Introduction {
+    let network = Some(crate::identity::network(address.parse().unwrap()));
+    Introduction { network, ..shown(key, domain, 1) }
+}
+
+#[test]
+fn open_membership_lets_in_who_shows_its_document_and_only_so_many_of_one_owner_and_network() {
+    let (mut roster, key) = (open_roster(9), testing::node_key());
+    assert_eq!(roster.claim(&shown(&key, "a.test", 1), 1), Claim::Unproven);
+    assert!(roster.get("a.test").is_none(), "its own word is not enough");
+    assert_eq!(roster.introduce(&shown_from(&key, "a.test", "192.0.2.1"), 1), Introduced::Pinned);
+    let peer = roster.get("a.test").unwrap().peer().unwrap();
+    assert!(!peer.invited && peer.network.is_some());
+    let introduced =
+        |roster: &mut Roster, domain: &str, address: &str| roster.introduce(&shown_from(&key, domain, address), 2);
+    for domain in ["x.swarm.test", "y.swarm.test"] {
+        assert_eq!(introduced(&mut roster, domain, "198.51.100.1"), Introduced::Pinned);
+    }
+    assert_eq!(introduced(&mut roster, "z.swarm.test", "203.0.113.1"), Introduced::NoRoom(NoRoom::Owner));
+    assert_eq!(roster.claim(&shown(&key, "z.swarm.test", 1), 2), Claim::NoRoom(NoRoom::Owner));
+    assert_eq!(introduced(&mut roster, "b.test", "198.51.100.2"), Introduced::Pinned);
+    assert_eq!(introduced(&mut roster, "c.test", "198.51.100.3"), Introduced::NoRoom(NoRoom::Network));
+    // Whoever the operator invites comes in all the same.
+    roster.invite("z.swarm.test").unwrap();
+    assert_eq!(introduced(&mut roster, "z.swarm.test", "198.51.100.1"), Introduced::Pinned);
+    assert!(roster.get("z.swarm.test").unwrap().peer().unwrap().invited);
+    assert_eq!(introduced(&mut roster, "us.test", "192.0.2.1"), Introduced::Pending);
+}
+
+#[test]
+fn a_full_open_membership_refuses_newcomers_and_evicts_nobody() {
+    let (mut roster, key) = (open_roster(2), testing::node_key());
+    for domain in ["a.test", "b.test"] {
+        assert_eq!(roster.introduce(&shown(&key, domain, 1), 1), Introduced::Pinned);
+    }
+    assert_eq!(roster.introduce(&shown(&key, "c.test", 1), 2), Introduced::NoRoom(NoRoom::Full));
+    assert!(roster.get("a.test").is_some() && roster.get("b.test").is_some());
+    let end = roster.get("a.test").unwrap().peer().unwrap().record.expires_s;
+    assert_eq!(roster.invite("b.test"), Ok(true), "an open peer that is invited stays as an invited one");
+    assert_eq!(roster.forget_ended(end), ["a.test"]);
+    assert!(roster.get("b.test").is_some(), "the invited are never forgotten");
+}
+
+#[test]
+fn who_is_removed_from_an_open_membership_stays_away_until_it_is_invited() {
+    let (mut roster, key) = (open_roster(9), testing::node_key());
+    roster.introduce(&shown(&key, "a.test", 1), 1);
+    assert!(roster.remove("a.test", 5) && !roster.remove("a.test", 6));
+    assert_eq!(roster.introduce(&shown(&key, "a.test", 2), 7), Introduced::Away);
+    assert_eq!(roster.claim(&shown(&key, "a.test", 2), 7), Claim::Away);
+    assert!(roster.by_key(&key.public()).is_none());
+    assert_eq!(roster.accept("a.test"), Ok(true));
+    assert_eq!(roster.introduce(&shown(&key, "a.test", 2), 8), Introduced::Pinned);
+    for (now_s, domain) in [(10, "b.test"), (11, "c.test"), (12, "d.test")] {
+        roster.introduce(&shown(&key, domain, 1), now_s);
+        roster.remove(domain, now_s);
+    }
+    assert!(roster.get("b.test").is_none(), "two are remembered");
+}
+
+#[test]
+fn a_pinned_key_moves_only_to_the_one_that_it_hands_over_to() {
+    let (mut roster, old, new) = (roster(9, 9), testing::node_key(), testing::node_key());
+    roster.invite("a.test").unwrap();
+    roster.introduce(&shown(&old, "a.test", 1), 3);
+    assert!(!roster.rotate(&shown(&new, "a.test", 2), &new.public()));
+    assert_eq!(roster.introduce(&shown(&new, "a.test", 2), 4), Introduced::RefusedKeyChanged);
+    assert!(roster.rotate(&shown(&new, "a.test", 2), &old.public()));
+    let peer = roster.get("a.test").unwrap().peer().unwrap();
+    assert_eq!((peer.key(), peer.since_s, peer.invited), (new.public(), 3, true));
+    assert!(roster.by_key(&old.public()).is_none());
 }
 
 #[derive(Debug, Clone)]
@@ -130,7 +209,7 @@ proptest! {
             match step {
                 Step::Invite(_) => drop(roster.invite(&domain)),
                 Step::Accept(_) => drop(roster.accept(&domain)),
-                Step::Remove(_) => drop(roster.remove(&domain)),
+                Step::Remove(_) => drop(roster.remove(&domain, now_s as u64)),
                 Step::Introduce(_, k, s) => drop(roster.introduce(&shown(&keys[k], &domain, s), now_s as u64)),
                 Step::Claim(_, k, s) => drop(roster.claim(&shown(&keys[k], &domain, s), now_s as u64)),
             }

@@ -36,7 +36,8 @@ impl Offered {
         let directory = tempfile::tempdir().unwrap();
         let (own, key) = (Arc::new(testing::node_key()), testing::node_key());
         let record = testing::peer_record("a.test", key.public(), 1);
-        let origin = Arc::new(Peer { signed: sign(&key, &record).unwrap(), record, since_s: 0 });
+        let origin =
+            Arc::new(Peer { signed: sign(&key, &record).unwrap(), record, since_s: 0, invited: true, network: None });
         let db = testing::database();
         let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
         let host = Host { max_object_bytes: 1000, debt_ratio: None, ..admit::tests::host() };
