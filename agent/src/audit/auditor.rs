@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use p2pcdn_core::lookup::REPLICA_PREFIX;
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +18,13 @@ use super::schedule::{Budget, Traffic, poisson};
 use super::verdict::{Expected, allowed_ms, verdict};
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::{judging_now_ms, monotonic_ms, now_s};
-use crate::identity::{Connector, Membership};
+use crate::evidence::Evidence;
+use crate::evidence::judge::Finding;
+use crate::identity::{Connector, Membership, Peer};
 use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
 use crate::reputation::Audited;
-use crate::reputation::account::{Membership as Joined, Verdict};
+use crate::reputation::account::{Cause, Membership as Joined, Verdict};
 use crate::reputation::book::Book;
 use crate::telemetry::Metrics;
 
@@ -47,25 +50,28 @@ pub struct Parts {
     pub book: Arc<Book>,
     /// The way out.
     pub connector: Arc<Connector>,
+    /// What visitors' browsers report, which audits answer; none where the operator has not opted in.
+    pub evidence: Option<Arc<Evidence>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
 struct State {
-    peers: HashMap<String, Peer>,
+    peers: HashMap<String, Watched>,
     budget: Budget,
     doubt: Doubt,
     hints: VecDeque<(String, Copy)>,
 }
 
 #[derive(Default)]
-struct Peer {
+struct Watched {
     traffic: Traffic,
     redirects: u32,
     redirected_bytes: u64,
     audited_bytes: u64,
     running: usize,
+    at_once: usize,
     hinted_ms: Option<u64>,
 }
 
@@ -78,6 +84,8 @@ const MAX_AUDITS_OF_PEER: usize = 4;
 const MAX_HINTS: usize = 64;
 /// A client's hint leads to an audit of one peer at most this often.
 const HINT_MS: u64 = 2_000;
+/// Audits that a host gets at once when visitors' browsers suspect it.
+const AUDITS_OF_SUSPECT: usize = MAX_AUDITS_OF_PEER;
 /// Shortest body that says how fast a host is, in bytes.
 const MEASURABLE_BYTES: usize = 128 * 1024;
 /// Choices that are made before any object will do.
@@ -134,11 +142,41 @@ impl Auditor {
         }
     }
 
+    /// Acts on what visitors' browsers have found, until cancelled: a host that they suspect is audited at once and more often, and one
+    /// that audits cannot find fault with all the same gets no more redirects of this site.
+    pub async fn heed(self: Arc<Self>, mut findings: mpsc::Receiver<Finding>, cancel: CancellationToken) {
+        loop {
+            let finding = tokio::select! {
+                () = cancel.cancelled() => return,
+                Some(finding) = findings.recv() => finding,
+            };
+            let holder = finding.holder();
+            match &finding {
+                Finding::Suspect { text, .. } => {
+                    tracing::warn!(peer = %holder, "looking at a host more closely: {text}");
+                    self.parts.book.judge(|reputation, now_ms| reputation.suspected(holder, Cause::Visitors, now_ms));
+                    let mut state = self.state();
+                    let peer = state.peers.entry(holder.to_owned()).or_default();
+                    peer.at_once = peer.at_once.max(AUDITS_OF_SUSPECT);
+                }
+                Finding::Suspend { text, .. } => {
+                    tracing::warn!(peer = %holder, "host tells audits from visitors, no more redirects: {text}");
+                    self.parts.book.judge(|reputation, now_ms| reputation.suspended(holder, text, now_ms));
+                }
+                Finding::Resume { .. } => {
+                    tracing::warn!(peer = %holder, "host may be used again");
+                    self.parts.book.judge(|reputation, now_ms| reputation.resumed(holder, now_ms));
+                }
+            }
+            self.parts.holders.review();
+        }
+    }
+
     /// Holders to audit now, `room` at most, with the copy that a hint is about.
     fn due(&self, room: usize) -> Vec<(String, Option<Copy>)> {
         let now_ms = judging_now_ms();
         let peers = self.parts.membership.peers();
-        self.parts.book.meet(peers.iter().map(|peer| (&*peer.record.domain, Joined::Invited)));
+        self.parts.book.meet(peers.iter().map(|peer| (&*peer.record.domain, joined(peer))));
         let listed: Vec<String> = self.parts.holders.list().into_keys().collect();
         let mut state = self.state();
         let state = &mut *state;
@@ -161,7 +199,7 @@ impl Auditor {
             let peer = state.peers.entry(domain.clone()).or_default();
             let redirects = std::mem::take(&mut peer.redirects);
             let mean = peer.traffic.step(need, redirects, typical, has_budget, &formulas, now_ms);
-            let at_once = (need.first as usize).saturating_sub(peer.running);
+            let at_once = (need.first as usize).saturating_sub(peer.running).max(std::mem::take(&mut peer.at_once));
             let wanted = (poisson(mean, &mut draw) as usize).max(if need.factor > 0.0 { at_once } else { 0 });
             let free = MAX_AUDITS_OF_PEER.saturating_sub(peer.running).min(room.saturating_sub(due.len()));
             for _ in 0..wanted.min(free) {
@@ -225,6 +263,9 @@ impl Auditor {
         self.state().doubt.note(domain, verdict, judging_now_ms());
         self.parts.metrics.audited(domain, verdict);
         self.parts.book.judge(|reputation, now_ms| reputation.audited(domain, audited, now_ms));
+        if let Some(evidence) = &self.parts.evidence {
+            evidence.audited(domain, verdict == Verdict::Good);
+        }
         match verdict {
             Verdict::Good => {}
             Verdict::WrongBytes => {
@@ -295,6 +336,10 @@ impl Auditor {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn joined(peer: &Peer) -> Joined {
+    if peer.invited { Joined::Invited } else { Joined::Open }
 }
 
 /// Uniform in 0..1. Without random numbers audits would be foreseeable, but still audits.

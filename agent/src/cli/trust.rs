@@ -121,6 +121,7 @@ fn what(event: &Event) -> String {
         Event::Suspected { cause: Cause::Visitors } => "looked at more closely: visitors report wrong bytes".into(),
         Event::Cleared => "own audits have ended the suspicion".into(),
         Event::Suspended { until_ms, because } => format!("suspended until {}: {because}", time(*until_ms)),
+        Event::Resumed => "suspended no longer".into(),
         Event::Convicted { because } => format!("convicted: {because}"),
         Event::Banned => "banned by the operator".into(),
         Event::Forgiven => "forgiven by the operator".into(),

@@ -7,6 +7,8 @@ use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sharing};
 
 use super::*;
+use crate::identity::testing;
+use crate::publish::Exposure;
 
 const SETTINGS: EvidenceSettings = EvidenceSettings { enabled: true, sample: 0.01, max_object_bytes: 1 << 20 };
 
@@ -29,12 +31,16 @@ struct Lab {
     findings: mpsc::Receiver<Finding>,
 }
 
+fn exposure(weight: u16) -> Exposure {
+    Exposure { weight, newcomer: false, lease_bytes_per_s: 1 }
+}
+
 const DIGEST: Sha256 = Sha256([3; 32]);
 
 fn lab() -> Lab {
     let board = Arc::new(Board::new("a.test".into(), 7, HashKey([1, 2])));
     for (domain, replica_name) in [("b.test", "r.b.test"), ("c.test", "r.c.test:8443")] {
-        board.set_peer(domain, replica_name, 1000, 1);
+        board.set_peer(domain, replica_name, exposure(1000));
     }
     let record = ObjectRecord {
         origin: "a.test".into(),
@@ -57,7 +63,7 @@ fn lab() -> Lab {
     }
     let (sender, findings) = mpsc::channel(1);
     let load = Arc::new(Mutex::new(LoadMeter::default()));
-    let (holders, metrics) = (Arc::new(Holders::new(board.clone())), Arc::new(Metrics::default()));
+    let (holders, metrics) = (Arc::new(Holders::new(board.clone(), testing::book())), Arc::new(Metrics::default()));
     let key = HashKey([3, 4]);
     let evidence = Evidence::new(
         "a.test".into(),
@@ -86,7 +92,7 @@ fn browsers_are_sent_where_redirects_would_go_and_the_page_may_load() {
         assert!(lab.evidence.place(nowhere).is_none(), "{nowhere}");
     }
 
-    lab.board.set_peer("b.test", "r.b.test", 0, 1);
+    lab.board.set_peer("b.test", "r.b.test", exposure(0));
     assert_eq!(place(), Some(at("r.c.test:8443")), "the other one has no weight");
     for (destination, is_in_the_way) in
         [(Destination::Font, false), (Destination::Image, true), (Destination::Fetch, true)]

@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::clock::now_s;
-    use crate::identity::{Counter, Membership, RosterBounds};
+    use crate::identity::{Counter, Membership, RosterBounds, testing};
     use crate::replicate::host::admit;
     use crate::replicate::host::terms::Terms;
     use crate::state_db::StateDb;
@@ -297,7 +297,7 @@ mod tests {
         membership(&old).invite("b.test").unwrap();
         let terms = |state: &Path| {
             let db = Arc::new(StateDb::open(&state.join("state.redb")).unwrap());
-            Terms::open(db, admit::tests::host(), 0, 0).unwrap()
+            Terms::open(db, admit::tests::host(), testing::book(), 0, 0).unwrap()
         };
         terms(&old).deny.add(&["c.test/x".parse().unwrap()], 7).unwrap();
         terms(&old).set_leaving(true, 8);

@@ -271,8 +271,8 @@ fn what_is_blocked_at_a_name_stays_blocked_until_something_else_is_said() {
 #[test]
 fn an_object_can_be_had_where_the_filter_would_send_for_it() {
     let board = board();
-    board.set_peer("b.test", "r.b.test", 500, 9);
-    board.set_peer("c.test", "r.c.test", 0, 9);
+    board.set_peer("b.test", "r.b.test", exposure(500, 9));
+    board.set_peer("c.test", "r.c.test", exposure(0, 9));
     assert_eq!(board.whereabouts("/x.png", 0), None);
     board.put_object(&record("/x.png", 1), Class::Image, None, 100);
     for domain in ["b.test", "c.test"] {

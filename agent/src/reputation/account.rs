@@ -109,6 +109,8 @@ pub enum Event {
         /// What was seen.
         because: String,
     },
+    /// A suspension has ended early.
+    Resumed,
     /// A proof that anybody can check convicts it.
     Convicted {
         /// Of what.

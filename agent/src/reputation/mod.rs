@@ -224,6 +224,16 @@ impl Reputation {
         }
     }
 
+    /// A suspension ends early: others have more against them, and there is a bound on how many are suspended.
+    pub fn resumed(&mut self, domain: &str, now_ms: u64) {
+        let Some(account) = self.accounts.get_mut(domain) else { return };
+        if now_ms < account.suspended_until_ms {
+            account.suspended_until_ms = now_ms;
+            account.note(Event::Resumed, now_ms);
+            self.changed.insert(domain.to_owned());
+        }
+    }
+
     /// The operator forgives; false if nothing is known of the domain.
     pub fn forgive(&mut self, domain: &str, now_ms: u64) -> bool {
         let had_marks = self.marks.remove(registrable(domain)).is_some();

@@ -27,8 +27,8 @@ use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 use values::{
     NOWHERE, address, admin_address, authority, bytes, class, contact, csp, duration, endpoint, half, leaf_class,
-    local_address, log_format, membership, object_bytes, page, path_prefix, ranking, rate, replicas, sample, time_scale,
-    trust_mode, uplink,
+    local_address, log_format, membership, object_bytes, page, path_prefix, ranking, rate, replicas, sample,
+    time_scale, trust_mode, uplink,
 };
 
 /// Checked settings; see `agent.example.toml` for each key with its default.
