@@ -4,9 +4,11 @@ mod file_server;
 mod lab_peer;
 mod origin_server;
 mod support;
+mod two_faced;
 
 mod agent_gone;
 mod alone;
+mod audits;
 mod backup;
 mod browser;
 mod catching_up;
