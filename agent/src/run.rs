@@ -23,7 +23,6 @@ use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, or
 use crate::clock::{monotonic_ms, now_s};
 use crate::decider::Decider;
 use crate::evidence::judge::Bounds;
-use crate::evidence::look_again::LookAgain;
 use crate::evidence::{Evidence, MAX_FINDINGS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
@@ -241,6 +240,16 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         };
         Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
     });
+    let (findings, found) = mpsc::channel(MAX_FINDINGS);
+    // Without objects of its own a site redirects nobody.
+    let evidence = (settings.evidence.enabled && catalogue.is_some()).then(|| {
+        let (board, holders) = (board.clone(), holders.clone());
+        let suspension_ms = settings.trust.formulas.suspension_ms;
+        let bounds = Bounds { suspension_ms, ..Bounds::default().scaled(settings.time_scale) };
+        let (load, metrics) = (load.clone(), metrics.clone());
+        Evidence::new(domain.clone(), &settings.evidence, bounds, network_key, board, holders, load, metrics, findings)
+    });
+    let evidence = evidence.map(Arc::new);
     let auditor = catalogue.clone().map(|catalogue| {
         let parts = auditor::Parts {
             catalogue,
@@ -249,6 +258,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             holders: holders.clone(),
             book: book.clone(),
             connector: connector.clone(),
+            evidence: evidence.clone(),
             metrics: metrics.clone(),
         };
         Arc::new(Auditor::new(domain.clone(), parts, AuditClient::new(connector.clone(), &audit_tls)))
@@ -272,21 +282,6 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         outbox,
         settings.time_scale,
     ));
-    let (findings, found) = mpsc::channel(MAX_FINDINGS);
-    // Without objects of its own a site redirects nobody.
-    let evidence = (settings.evidence.enabled && catalogue.is_some()).then(|| {
-        let (board, holders) = (board.clone(), holders.clone());
-        let bounds = Bounds::default().scaled(settings.time_scale);
-        let (load, metrics) = (load.clone(), metrics.clone());
-        Evidence::new(domain.clone(), &settings.evidence, bounds, network_key, board, holders, load, metrics, findings)
-    });
-    let evidence = evidence.map(Arc::new);
-    let look_again = evidence.clone().map(|evidence| LookAgain {
-        origin: domain.clone(),
-        evidence,
-        board: board.clone(),
-        connector: connector.clone(),
-    });
     let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
     let replica_server = ReplicaServer::new(
         &settings,
@@ -354,14 +349,14 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(prober.run(token()));
     tasks.spawn(book.keep(token()));
     if let Some(auditor) = auditor {
-        tasks.spawn(auditor.run(token()));
+        tasks.spawn(auditor.clone().run(token()));
+        if let Some(evidence) = evidence {
+            tasks.spawn(evidence.run(settings.time_scale, token()));
+            tasks.spawn(auditor.heed(found, token()));
+        }
     }
     if let Some(proxy) = settings.proxy.clone() {
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
-    }
-    if let Some((evidence, look_again)) = evidence.zip(look_again) {
-        tasks.spawn(evidence.run(settings.time_scale, token()));
-        tasks.spawn(look_again.run(found, token()));
     }
     if let Some(sharer) = sharer {
         tasks.spawn(policy.run(token()));

@@ -2,11 +2,10 @@
 //!
 //! A page includes [`SCRIPT_PATH`], which looks at a sample of the page's own resources at a host that [`WHERE_PATH`] names, as a
 //! redirect would, and reports to [`REPORT_PATH`] what it found. The [`judge`] says when that counts, and the [`Finding`]s go to the
-//! audits; as long as nobody else takes them, [`look_again`] does. Nothing about visitors is kept but a keyed hash of their networks, in
+//! audits. Nothing about visitors is kept but a keyed hash of their networks, in
 //! memory, for a day at most.
 
 pub mod judge;
-pub mod look_again;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -243,7 +243,7 @@ fn run(rates: &[f64], reports: usize, mut draw: impl FnMut() -> f64) -> BTreeSet
         for finding in judge.report(&report, rates.len(), now_ms).unwrap_or_default() {
             match finding {
                 Finding::Suspend { holder, .. } => {
-                    drop(suspended.insert(names.iter().position(|n| *n == holder).unwrap()))
+                    let _ = suspended.insert(names.iter().position(|n| *n == holder).unwrap());
                 }
                 Finding::Suspect { holder, .. } => (0..5).for_each(|_| judge.audited(&holder, true, now_ms)),
                 Finding::Resume { .. } => {}
