@@ -96,7 +96,7 @@ pub enum Ignored {
 
 /// The records of all hosts.
 ///
-/// Takes less than 6 MiB whatever is reported; see the constants here and in [`limits`].
+/// Takes less than 6 MiB whatever is reported; see the constants here and in `limits`.
 pub struct Judge {
     bounds: Bounds,
     records: HashMap<String, Record>,

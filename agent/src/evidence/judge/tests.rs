@@ -242,9 +242,7 @@ fn run(rates: &[f64], reports: usize, mut draw: impl FnMut() -> f64) -> BTreeSet
         let report = Report { holder: &names[host], object: number as u64, network, found };
         for finding in judge.report(&report, rates.len(), now_ms).unwrap_or_default() {
             match finding {
-                Finding::Suspend { holder, .. } => {
-                    drop(suspended.insert(names.iter().position(|n| *n == holder).unwrap()))
-                }
+                Finding::Suspend { holder, .. } => suspended.extend(names.iter().position(|name| *name == holder)),
                 Finding::Suspect { holder, .. } => (0..5).for_each(|_| judge.audited(&holder, true, now_ms)),
                 Finding::Resume { .. } => {}
             }
