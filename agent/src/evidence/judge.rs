@@ -96,7 +96,7 @@ pub enum Ignored {
 
 /// The records of all hosts.
 ///
-/// Takes less than 6 MiB whatever is reported; see the constants here and in [`limits`].
+/// Takes less than 6 MiB whatever is reported; see the constants here and in `limits`.
 pub struct Judge {
     bounds: Bounds,
     records: HashMap<String, Record>,
@@ -174,7 +174,7 @@ impl Judge {
             if let State::Suspended { until_ms, .. } = record.state
                 && until_ms <= now_ms
             {
-                *record = record.resumed(now_ms);
+                record.resume(now_ms);
                 ended.push(Finding::Resume { holder: holder.clone() });
             }
         }
@@ -246,9 +246,10 @@ impl Judge {
             }
         }
         if let Some(record) = self.records.get_mut(holder) {
-            let lasts_ms = self.bounds.suspension_ms.saturating_mul(1 << record.suspensions.min(10));
-            let (until_ms, suspensions) = (now_ms.saturating_add(lasts_ms), record.suspensions.saturating_add(1));
-            *record = Record { state: State::Suspended { until_ms, excess }, suspensions, ..Record::new(now_ms) };
+            let lasts_ms = self.bounds.suspension_ms.saturating_mul(1 << record.suspensions.min(6));
+            record.suspensions = record.suspensions.saturating_add(1);
+            record.state = State::Suspended { until_ms: now_ms.saturating_add(lasts_ms), excess };
+            record.faults.iter_mut().for_each(|fault| fault.networks.clear());
             findings.push(Finding::Suspend { holder: holder.to_owned(), text });
         }
         findings
@@ -256,7 +257,7 @@ impl Judge {
 
     fn resume(&mut self, holder: String, now_ms: u64) -> Finding {
         if let Some(record) = self.records.get_mut(&holder) {
-            *record = record.resumed(now_ms);
+            record.resume(now_ms);
         }
         Finding::Resume { holder }
     }
@@ -276,7 +277,10 @@ impl Judge {
 
     /// The rate of all other hosts but the worst third of them, which may be in league or as bad.
     fn others(&self, holder: &str, fault: Fault) -> Rate {
-        let others = self.records.iter().filter(|(other, record)| other.as_str() != holder && record.checks > 0.0);
+        let is_compared = |other: &str, record: &Record| {
+            other != holder && record.checks > 0.0 && !matches!(record.state, State::Suspended { .. })
+        };
+        let others = self.records.iter().filter(|(other, record)| is_compared(other, record));
         let mut rates: Vec<Rate> =
             others.map(|(_, record)| Rate { bad: record.faults[fault as usize].count, of: record.checks }).collect();
         rates.sort_unstable_by(|a, b| (a.bad / a.of).total_cmp(&(b.bad / b.of)).then(b.of.total_cmp(&a.of)));
@@ -331,10 +335,9 @@ impl Record {
         Self { at_ms: now_ms, checks: 0.0, faults: Default::default(), state: State::Watched, suspensions: 0 }
     }
 
-    /// After a suspension nothing is left but the suspicion.
-    fn resumed(&self, now_ms: u64) -> Self {
-        let state = State::Suspected { since_ms: now_ms, clean: 0 };
-        Self { state, suspensions: self.suspensions, ..Self::new(now_ms) }
+    /// After a suspension the counts are what they were, so another one takes no more than networks and audits.
+    fn resume(&mut self, now_ms: u64) {
+        self.state = State::Suspected { since_ms: now_ms, clean: 0 };
     }
 
     /// Whether there are as many networks, and audits, as the next step takes; then it is up to the rates.

@@ -1,5 +1,7 @@
 //! Every number that the judgement goes by.
 
+use crate::reputation::formulas::Formulas;
+
 /// What the judgement goes by. Periods are in milliseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bounds {
@@ -15,7 +17,7 @@ pub struct Bounds {
     pub half_life_ms: u64,
     /// A suspicion that has not come to anything by then is over.
     pub suspicion_ms: u64,
-    /// How long the first suspension of a host lasts; each further one lasts twice as long. Then nothing is left but the suspicion.
+    /// How long the first suspension of a host lasts, as in [`Formulas::suspension_ms`]; each further one lasts twice as long.
     pub suspension_ms: u64,
     /// Clean audits between a suspicion and a suspension.
     pub clean_audits: u32,
@@ -41,7 +43,7 @@ impl Default for Bounds {
             networks: 3,
             half_life_ms: 14 * DAY_MS,
             suspicion_ms: 7 * DAY_MS,
-            suspension_ms: 14 * DAY_MS,
+            suspension_ms: Formulas::default().suspension_ms,
             clean_audits: 3,
             deviations: 4.0,
             assumed_checks: 50.0,
