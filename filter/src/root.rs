@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use p2pcdn_core::decide::{Candidate, ONE_PPM};
+use p2pcdn_core::decide::{Candidate, Lease, ONE_PPM};
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::replica_table::{MAX_SET_HOLDERS, ReplicaTable, TableError};
 use p2pcdn_core::sync::{FrameError, Have, MAX_FRAME_BYTES, Report, Update, decode, encode};
@@ -218,6 +218,11 @@ impl<H: Host> Vm<H> {
         let elapsed_ms = now_ms.saturating_sub(self.refilled_ms);
         let share = u128::from(self.lease_share_ppm.min(ONE_PPM));
         for holder in self.table.holders_mut() {
+            if holder.lease_bytes_per_s == 0 {
+                // Nothing goes there. A debt is the agent's to remember, who hears of it from all workers.
+                holder.lease = Lease::default();
+                continue;
+            }
             let rate = u128::from(holder.lease_bytes_per_s) * share / u128::from(ONE_PPM);
             holder.lease.refill(rate as u64, elapsed_ms);
         }

@@ -42,7 +42,7 @@ impl LocalApi {
         let is_ours = report.have.session == self.board.session();
         for redirected in report.redirected_to.iter().filter(|_| is_ours) {
             if let Some(domain) = self.board.domain_of(redirected.holder) {
-                self.holders.redirected(&domain, redirected.requests, now_ms);
+                self.holders.redirected(&domain, redirected.requests, redirected.bytes, now_ms);
                 self.metrics.redirected(&domain, redirected.requests, redirected.bytes);
             }
         }
