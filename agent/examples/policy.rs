@@ -3,7 +3,7 @@
 //! One host with room for a part of the objects; counts of demand, worth and what displaces what are the agent's code. What is left
 //! out is time: a copy is there at once. An example rather than a program, so that no site gets it.
 //!
-//! `policy [LOG...]` prints the rounds as JSON. Each LOG is an access log in the common log format (as nginx and Apache write
+//! `policy [LOG...]` prints the rounds and the default policy as JSON. Each LOG is an access log in the common log format (as nginx and Apache write
 //! it), which is replayed beside the traces that are made up.
 
 use std::collections::HashMap;
@@ -39,6 +39,13 @@ struct Trace {
 }
 
 #[derive(Serialize)]
+struct Outcome {
+    /// What the agent does unless it is told otherwise.
+    default: Policy,
+    rounds: Vec<Round>,
+}
+
+#[derive(Serialize)]
 struct Round {
     trace: String,
     seed: u64,
@@ -66,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             rounds.extend([Policy::Lru, Policy::Gdsf].map(|policy| replay(trace, budget, policy)));
         }
     }
-    println!("{}", serde_json::to_string(&rounds)?);
+    println!("{}", serde_json::to_string(&Outcome { default: Policy::default(), rounds })?);
     Ok(())
 }
 

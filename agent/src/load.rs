@@ -185,6 +185,7 @@ mod tests {
     use p2pcdn_core::decide::Lease;
 
     use super::*;
+    use crate::replicate::origin::debt::Debt;
 
     fn report(vm: u64, requests: u64, redirected: u64) -> Report {
         let counts = Counts {
@@ -262,23 +263,29 @@ mod tests {
         assert!(a > b && b > 300_000 && a + b <= ONE_PPM, "{a} {b}");
     }
 
-    /// Bytes that the workers of one proxy redirect to a holder with this lease, when each has an object of `size` bytes asked for as
-    /// often as `demand` says at every tick, in seconds of a quarter each.
-    fn redirected(lease: u64, size: u64, seconds: u64, demand: &[u64]) -> Vec<u64> {
-        let mut meter = LoadMeter::default();
-        let mut workers = vec![Lease::default(); demand.len()];
-        let mut sent = vec![0; demand.len()];
+    /// Bytes that the workers of one proxy redirect to a holder with this lease in so many seconds; at each tick of a quarter of a second
+    /// worker `vm` is asked `demand(tick, vm)` times for an object of `size` bytes.
+    fn redirected(lease: u64, size: u64, seconds: u64, vms: u64, demand: impl Fn(u64, u64) -> u64) -> u64 {
+        let (mut meter, mut debt) = (LoadMeter::default(), Debt::default());
+        let mut workers = vec![Lease::default(); vms as usize];
+        let (mut sent, mut reported) = (0, 0);
         for tick in 1..=seconds * 4 {
-            for (vm, wanted) in demand.iter().enumerate() {
-                let counts = Counts { eligible: *wanted, eligible_bytes: wanted * size, ..Counts::default() };
-                let number = vm as u64;
-                meter.observe(&Report { vm: number, interval_ms: 250, counts, ..Report::default() }, tick * 250);
-                let share = u64::from(meter.share_ppm(number, tick * 250));
-                workers[vm].refill(lease * share / u64::from(ONE_PPM), 250);
-                for _ in 0..*wanted {
-                    if workers[vm].is_open() {
-                        workers[vm].draw(size);
-                        sent[vm] += size;
+            // What the agent hears is a tick old.
+            debt.draw(sent - std::mem::replace(&mut reported, sent));
+            for (vm, worker) in (0..).zip(&mut workers) {
+                let wanted = demand(tick, vm);
+                let counts = Counts { eligible: wanted, eligible_bytes: wanted * size, ..Counts::default() };
+                meter.observe(&Report { vm, interval_ms: 250, counts, ..Report::default() }, tick * 250);
+                let share = u64::from(meter.share_ppm(vm, tick * 250));
+                // As the filter does.
+                match debt.granted(lease, tick * 250) * share / u64::from(ONE_PPM) {
+                    0 => *worker = Lease::default(),
+                    rate => worker.refill(rate, 250),
+                }
+                for _ in 0..wanted {
+                    if worker.is_open() {
+                        worker.draw(size);
+                        sent += size;
                     }
                 }
             }
@@ -287,21 +294,29 @@ mod tests {
     }
 
     #[test]
-    fn a_large_object_overdraws_each_workers_share_once_and_all_of_them_pay_it_back() {
+    fn a_large_object_overdraws_the_lease_once_and_all_workers_pay_it_back_together() {
         const LEASE: u64 = 10_000_000;
         const LARGE: u64 = 64 << 20;
-        for demand in [&[1][..], &[1, 1], &[1, 1, 1, 1], &[9, 0, 1, 0], &[1, 0, 0, 0, 0, 0, 0, 0]] {
-            let once: u64 = redirected(LEASE, LARGE, 1, demand).iter().sum();
-            let busy = demand.iter().filter(|wanted| **wanted > 0).count() as u64;
-            assert_eq!(once, busy * LARGE, "{demand:?}");
+        let by_turns = |tick, vm| u64::from(tick % 4 == vm);
+        let one_of_eight = |_, vm| u64::from(vm == 0);
+        let uneven = |_, vm| [9, 0, 1, 0][vm as usize];
+        // With how many workers find the lease open in the same tick.
+        let patterns: [(u64, u64, &dyn Fn(u64, u64) -> u64); 4] =
+            [(1, 1, &|_, _| 1), (4, 1, &by_turns), (8, 1, &one_of_eight), (4, 2, &uneven)];
+        for (at, (vms, together, demand)) in patterns.into_iter().enumerate() {
+            assert_eq!(redirected(LEASE, LARGE, 5, vms, demand), together * LARGE, "pattern {at}");
             for seconds in [10, 100, 1000] {
-                let all: u64 = redirected(LEASE, LARGE, seconds, demand).iter().sum();
-                assert!(all <= LEASE * seconds + busy * LARGE, "{demand:?}: {all} bytes in {seconds} s");
+                let all = redirected(LEASE, LARGE, seconds, vms, demand);
+                // A second's worth is at hand in the beginning.
+                assert!(all <= LEASE * (seconds + 1) + together * LARGE, "pattern {at}: {all} bytes in {seconds} s");
             }
+            // Nothing is lost.
+            let all = redirected(LEASE, LARGE, 1000, vms, demand);
+            assert!(all >= LEASE * 950, "pattern {at}: {all}");
         }
-        // Nothing is lost where all are busy.
-        let all: u64 = redirected(LEASE, LARGE, 1000, &[1, 1, 1, 1]).iter().sum();
-        assert!(all >= LEASE * 950, "{all}");
+        // Small objects use the lease up and are never locked out.
+        let all = redirected(LEASE, 20_000, 100, 4, |_, _| 1000);
+        assert!((LEASE * 95..=LEASE * 102).contains(&all), "{all}");
     }
 
     #[test]

@@ -342,7 +342,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.clone().make_room(token()));
     tasks.spawn(withdrawer.clone().retell(token()));
-    tasks.spawn(scrub(store, withdrawer, doomed, token()));
+    tasks.spawn(scrub(store, withdrawer, doomed, settings.time_scale, token()));
     let books =
         Bookkeeper { terms, leases, load: load.clone(), membership: membership.clone(), metrics: metrics.clone() };
     tasks.spawn(books.run(token()));

@@ -277,6 +277,24 @@ impl ReplicaStore {
         Ok(self.verified().get(digest) == Some(&stamp))
     }
 
+    /// Looks whether the bytes of a replica are there and still what they were, without being asked for them.
+    ///
+    /// In a directory they are read. A bucket keeps bytes by checksums of its own, and what leaves it costs money: there it is asked for
+    /// their size and entity tag only, and they are read if these are others than when they were last verified.
+    pub async fn inspect(&self, record: &ObjectRecord) -> Result<(), ReadError> {
+        if !self.blobs.is_remote() {
+            return self.scrub(record).await;
+        }
+        let digest = record.sha256;
+        let meta = self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?;
+        if meta.size != record.size {
+            self.verified().remove(&digest);
+            return Err(ReadError::Corrupt);
+        }
+        let is_changed = self.verified().get(&digest).is_some_and(|stamp| *stamp != Stamp::of(&meta));
+        if is_changed { self.scrub(record).await } else { Ok(()) }
+    }
+
     /// Reads all bytes of a replica and compares them with the record.
     pub async fn scrub(&self, record: &ObjectRecord) -> Result<(), ReadError> {
         let digest = record.sha256;

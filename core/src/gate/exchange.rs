@@ -61,6 +61,11 @@ impl Gate {
         let elapsed_ms = now_ms.saturating_sub(self.refilled_ms);
         let share = u128::from(self.lease_share_ppm.min(ONE_PPM));
         for holder in self.table.holders_mut() {
+            if holder.lease_bytes_per_s == 0 {
+                // Nothing goes there. A debt is the agent's to remember, who hears of it from all workers.
+                holder.lease = Lease::default();
+                continue;
+            }
             let rate = u128::from(holder.lease_bytes_per_s) * share / u128::from(ONE_PPM);
             holder.lease.refill(rate as u64, elapsed_ms);
         }

@@ -8,6 +8,7 @@ use p2pcdn_core::object::Sha256;
 use p2pcdn_core::peer::PeerRecord;
 use serde::{Deserialize, Serialize};
 
+use super::debt::Debt;
 use crate::publish::{Board, Exposure};
 use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
 use crate::reputation::book::{Book, Trust};
@@ -88,6 +89,10 @@ pub struct Holder {
     lease_until_ms: u64,
     redirected_ms: Option<u64>,
     probed_ms: Option<u64>,
+    /// What was redirected beyond the lease.
+    debt: Debt,
+    /// What of the lease the workers share now.
+    granted_bytes_per_s: u64,
     /// The last good probe.
     proven_ms: Option<u64>,
     /// Redirects have begun, and it was last proven too long before that; until the next probe it gets none.
@@ -144,6 +149,7 @@ impl Holders {
         holder.replica_name.clone_from(&peer.replica_name);
         holder.lease_bytes_per_s = grant.bytes_per_s;
         holder.lease_until_ms = now_ms.saturating_add(u64::from(grant.valid_s) * 1000);
+        holder.settle(now_ms);
         self.publish(&peer.domain, holder);
     }
 
@@ -205,13 +211,17 @@ impl Holders {
         }
     }
 
-    /// The filter has redirected to a host.
+    /// The filter has redirected to a host: so many requests, for objects of so many bytes.
     pub fn redirected(&self, domain: &str, requests: u32, bytes: u64, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
             holder.redirects = holder.redirects.saturating_add(u64::from(requests));
             holder.fade(now_ms);
             holder.redirected_bytes_per_s += bytes as f64 * std::f64::consts::LN_2 / RATE_HALF_LIFE_S;
             holder.redirected_ms = Some(now_ms);
+            holder.debt.draw(bytes);
+            if holder.settle(now_ms) {
+                self.publish(domain, holder);
+            }
         }
     }
 
@@ -237,7 +247,7 @@ impl Holders {
     pub fn removed(&self, domain: &str) {
         self.refusals().remove(domain);
         if let Some(mut holder) = self.holders().remove(domain) {
-            holder.lease_bytes_per_s = 0;
+            holder.granted_bytes_per_s = 0;
             holder.health = Health::Down;
             self.publish(domain, &holder);
             self.board.forget_holder(domain);
@@ -253,6 +263,8 @@ impl Holders {
         for (domain, holder) in holders.iter_mut() {
             if holder.lease_bytes_per_s > 0 && holder.lease_until_ms <= now_ms {
                 holder.lease_bytes_per_s = 0;
+            }
+            if holder.settle(now_ms) {
                 self.publish(domain, holder);
             }
             let is_active = holder.redirected_ms.is_some_and(|at| now_ms.saturating_sub(at) <= ACTIVE_MS);
@@ -288,7 +300,7 @@ impl Holders {
     }
 
     fn publish(&self, domain: &str, holder: &Holder) {
-        let lease_bytes_per_s = holder.lease_bytes_per_s;
+        let lease_bytes_per_s = holder.granted_bytes_per_s;
         let Trust { weight, newcomer } = self.book.trust(domain, holder.redirected_bytes_per_s);
         let health = if holder.is_doubtful { 0 } else { holder.health.weight() };
         // Whoever may get redirects at all gets some, or there would be nothing to audit.
@@ -312,6 +324,12 @@ impl Holder {
     fn fade(&mut self, now_ms: u64) {
         let passed_s = self.redirected_ms.map_or(0.0, |at| now_ms.saturating_sub(at) as f64 / 1000.0);
         self.redirected_bytes_per_s *= (-passed_s / RATE_HALF_LIFE_S).exp2();
+    }
+
+    /// Whether what the workers share of the lease has changed.
+    fn settle(&mut self, now_ms: u64) -> bool {
+        let granted = self.debt.granted(self.lease_bytes_per_s, now_ms);
+        std::mem::replace(&mut self.granted_bytes_per_s, granted) != granted
     }
 }
 
@@ -461,6 +479,20 @@ mod tests {
         holders.needed(true, 8001);
         holders.probed("b.test", false, 8700);
         assert_eq!(published(&board), (0, 10));
+    }
+
+    #[test]
+    fn an_object_larger_than_the_lease_is_paid_back_before_any_worker_gets_another_share() {
+        let (holders, board) = holders();
+        holders.granted(&peer(), GRANT, 0);
+        holders.probed("b.test", true, 0);
+        holders.redirected("b.test", 1, 100, 0);
+        assert_eq!(published(&board), (FULL_WEIGHT, 0));
+        holders.granted(&peer(), GRANT, 5000);
+        assert_eq!(published(&board).1, 0, "a renewal forgives nothing");
+        assert_eq!(holders.list()["b.test"].lease_bytes_per_s, 10);
+        holders.due(9100, 64);
+        assert_eq!(published(&board).1, 10);
     }
 
     #[test]

@@ -157,6 +157,23 @@ fn a_lease_that_is_used_up_keeps_requests_here_until_it_is_refilled() {
 }
 
 #[test]
+fn a_lease_that_the_agent_has_ended_leaves_no_debt_behind() {
+    let mut site = Site::new("");
+    let lease = |bytes_per_s| Update { clear: false, ..update(vec![holder(bytes_per_s)]) };
+    site.load(update([table(), vec![holder(BYTES / 2)]].concat()));
+    site.host.pass_ms(1000);
+    site.root.tick();
+    assert_eq!([site.get("/a.png"), site.get("/a.png")], [Verdict::Redirected, Verdict::Local]);
+    // The agent has all workers pay that back.
+    site.load(lease(0));
+    assert_eq!(site.get("/a.png"), Verdict::Local);
+    site.load(lease(BYTES / 2));
+    site.host.pass_ms(10);
+    site.root.tick();
+    assert_eq!(site.get("/a.png"), Verdict::Redirected);
+}
+
+#[test]
 fn in_mode_observe_it_counts_what_it_would_do() {
     let mut site = Site::loaded(r#", "mode": "observe""#);
     assert_eq!(site.get("/a.png"), Verdict::Local);
