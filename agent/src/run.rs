@@ -24,6 +24,8 @@ use crate::clock::{monotonic_ms, now_s};
 use crate::decider::Decider;
 use crate::evidence::judge::Bounds;
 use crate::evidence::{Evidence, MAX_FINDINGS};
+use crate::gossip::Gossip;
+use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::rotate::{self, RotateError};
@@ -211,7 +213,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let source = Source::open(&settings.site, &settings.share, state).await?;
     let (catalogue, finder) = source
         .map(|source| {
-            let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
+            let (site, share, counter) =
+                (settings.site.clone(), settings.share.clone(), Counter::new(db.clone(), "object"));
             let (source, time_scale) = (source.clone(), settings.time_scale);
             let (catalogue, hints) =
                 Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
@@ -228,6 +231,20 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             (catalogue, finder)
         })
         .unzip();
+    let (proofs, mut found) = mpsc::channel(MAX_PROOFS);
+    let parts = teller::Parts {
+        key: key.clone(),
+        own: own.clone(),
+        membership: membership.clone(),
+        introducer: introducer.clone(),
+        client: client.clone(),
+        db: db.clone(),
+        metrics: metrics.clone(),
+        views: Box::new(|_| None),
+    };
+    let seed = [getrandom::u64()?, getrandom::u64()?];
+    let (gossip, mut events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
+    let gossip = Arc::new(gossip);
     let sharer = catalogue.clone().map(|catalogue| {
         let parts = share::Parts {
             catalogue,
@@ -237,6 +254,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             holders: holders.clone(),
             load: load.clone(),
             metrics: metrics.clone(),
+            proofs: proofs.clone(),
         };
         Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
     });
@@ -272,7 +290,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         client.clone(),
         metrics.clone(),
     );
-    let puller = Arc::new(puller);
+    let puller = Arc::new(puller.reporting_to(proofs));
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer::new(
         store.clone(),
@@ -305,6 +323,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         withdrawer: withdrawer.clone(),
         leases: leases.clone(),
         uploads: uploads.clone(),
+        gossip: gossip.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
     // A proxy that serves the directory itself tells visitors tags of its own.
@@ -327,12 +346,22 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         leases: leases.clone(),
         puller: puller.clone(),
         withdrawer: withdrawer.clone(),
+        gossip: gossip.clone(),
         metrics: metrics.clone(),
     });
 
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
+    tasks.spawn(gossip.clone().run(token()));
+    let (accuser, ended) = (gossip.clone(), token());
+    tasks.spawn(async move {
+        while let Some(Some(proof)) = ended.run_until_cancelled(found.recv()).await {
+            accuser.accuse(&proof);
+        }
+    });
+    let ended = token();
+    tasks.spawn(async move { while let Some(Some(_)) = ended.run_until_cancelled(events.recv()).await {} });
     tasks.spawn(puller.run(token()));
     let lacks_replicas = {
         let sharer = sharer.clone();

@@ -65,6 +65,16 @@ pub struct Metrics {
     pub evidence_ignored: Family<ReasonLabel, Counter>,
     /// What followed from them.
     pub evidence_findings: Family<OutcomeLabel, Counter>,
+    /// Exchanges of gossip that this site has begun, and that were finished.
+    pub gossip_exchanges: Counter,
+    /// Messages of gossip that were refused: too many, or malformed.
+    pub gossip_refused: Counter,
+    /// Records of gossip that were not taken in because they do not hold.
+    pub gossip_unfit: Counter,
+    /// Bytes of gossip sent and received, without what carries them.
+    pub gossip_sent_bytes: Counter,
+    /// See [`Metrics::gossip_sent_bytes`].
+    pub gossip_received_bytes: Counter,
     gauges: Gauges,
 }
 
@@ -157,6 +167,11 @@ impl Default for Metrics {
             evidence: Family::default(),
             evidence_ignored: Family::default(),
             evidence_findings: Family::default(),
+            gossip_exchanges: Counter::default(),
+            gossip_refused: Counter::default(),
+            gossip_unfit: Counter::default(),
+            gossip_sent_bytes: Counter::default(),
+            gossip_received_bytes: Counter::default(),
             gauges: Gauges::default(),
         };
         let mut registry = Registry::with_prefix("p2pcdn");
@@ -188,6 +203,13 @@ impl Default for Metrics {
         registry.register("evidence_ignored", "Reports of visitors' browsers that did not count by reason", ignored);
         let findings = metrics.evidence_findings.clone();
         registry.register("evidence_findings", "What followed from reports of visitors' browsers", findings);
+        registry.register("gossip_exchanges", "Exchanges of gossip begun here", metrics.gossip_exchanges.clone());
+        registry.register("gossip_refused", "Messages of gossip that were refused", metrics.gossip_refused.clone());
+        registry.register("gossip_unfit", "Records of gossip that do not hold", metrics.gossip_unfit.clone());
+        let bytes = metrics.gossip_sent_bytes.clone();
+        registry.register_with_unit("gossip_sent", "Bytes of gossip sent", Unit::Bytes, bytes);
+        let bytes = metrics.gossip_received_bytes.clone();
+        registry.register_with_unit("gossip_received", "Bytes of gossip received", Unit::Bytes, bytes);
         let gauges = &metrics.gauges;
         registry.register("own_objects", "Objects of this site", gauges.own_objects.clone());
         registry.register("table_objects", "Objects of this site with a holder", gauges.table_objects.clone());

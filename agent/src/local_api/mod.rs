@@ -18,6 +18,7 @@ use crate::audit::auditor::Auditor;
 use crate::catalogue::{Catalogue, Purge};
 use crate::clock::now_s;
 use crate::decider::{DECIDE_PATH, Decider, RESCUE_PATH};
+use crate::gossip::Gossip;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
@@ -70,6 +71,8 @@ pub struct LocalApi {
     pub puller: Arc<Puller>,
     /// What is being given up.
     pub withdrawer: Arc<Withdrawer>,
+    /// What others say about others.
+    pub gossip: Arc<Gossip>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -89,6 +92,8 @@ pub const STATUS_PATH: &str = "/v1/status";
 pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
+/// GET: [`crate::gossip::teller::GossipStatus`].
+pub const GOSSIP_PATH: &str = "/v1/gossip";
 /// POST [`PeerRequest`]: invites a peer.
 pub const PEER_ADD_PATH: &str = "/v1/peers/add";
 /// POST [`PeerRequest`]: accepts a pending peer, or a changed key.
@@ -132,6 +137,7 @@ impl LocalApi {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
             (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.agent_facts()),
+            (&Method::GET, GOSSIP_PATH) => json(StatusCode::OK, &self.gossip.status()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());

@@ -2,7 +2,7 @@
 
 use super::Gate;
 use super::tally::Tally;
-use crate::decide::ONE_PPM;
+use crate::decide::{Lease, ONE_PPM};
 use crate::replica_table::{ReplicaTable, TableError};
 use crate::sync::{Have, Report, Update};
 
