@@ -28,6 +28,7 @@ mod idle;
 mod interrupted_transfer;
 mod keys;
 mod lost_host;
+mod nginx;
 mod no_loops;
 mod overload;
 mod partition;
