@@ -20,19 +20,19 @@ pub(crate) fn agent_toml(settings: &BTreeMap<String, Value>) -> String {
     toml
 }
 
-/// The shipped Envoy configuration with each example replaced by the value of one site.
+/// The shipped configuration of a proxy with each example replaced by the value of one site.
 ///
 /// # Errors
 /// [`Error::Marker`] if the configuration no longer has one of the examples.
-pub(crate) fn envoy_yaml(shipped: &str, edits: &BTreeMap<&'static str, String>) -> Result<String, Error> {
-    let mut yaml = shipped.to_owned();
+pub(crate) fn of_proxy(shipped: &str, edits: &BTreeMap<&'static str, String>) -> Result<String, Error> {
+    let mut text = shipped.to_owned();
     for (example, value) in edits {
-        if !yaml.contains(example) {
+        if !text.contains(example) {
             return Err(Error::Marker(example));
         }
-        yaml = yaml.replace(example, value);
+        text = text.replace(example, value);
     }
-    Ok(yaml)
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn an_example_that_is_gone_is_noticed() {
         let edits = BTreeMap::from([("port: 1", "port: 20".to_owned())]);
-        assert_eq!(envoy_yaml("a: { port: 1 }", &edits).unwrap(), "a: { port: 20 }");
-        assert!(matches!(envoy_yaml("a: { port: 2 }", &edits), Err(Error::Marker("port: 1"))));
+        assert_eq!(of_proxy("a: { port: 1 }", &edits).unwrap(), "a: { port: 20 }");
+        assert!(matches!(of_proxy("a: { port: 2 }", &edits), Err(Error::Marker("port: 1"))));
     }
 }

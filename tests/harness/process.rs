@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
 
 use crate::{Error, poll};
 
@@ -138,11 +138,11 @@ impl Program {
         kill_process(Pid::from_child(child), signal).map_err(|e| Error::io("signal", &self.path)(e.into()))
     }
 
-    /// Kills it, as a power failure would.
+    /// Kills it and what it has started, as a power failure would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Both fail only if it has ended already.
-            let _ = child.kill();
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.wait();
         }
     }

@@ -33,6 +33,7 @@ mod interrupted_transfer;
 mod keys;
 mod lost_host;
 mod neighbours;
+mod nginx;
 mod no_loops;
 mod offer_storm;
 mod overload;
