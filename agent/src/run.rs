@@ -49,6 +49,7 @@ use crate::replicate::origin::share::{self, Sharer};
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::upload::Uploads;
 use crate::reputation::book::Book;
+use crate::reputation::hearing::{Hearing, own_view};
 use crate::serve::ReplicaServer;
 use crate::serve::leases::Leases;
 use crate::settings::{LocalAddress, Settings};
@@ -231,7 +232,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             (catalogue, finder)
         })
         .unzip();
-    let (proofs, mut found) = mpsc::channel(MAX_PROOFS);
+    let (proofs, accusations) = mpsc::channel(MAX_PROOFS);
+    let known = book.clone();
+    let views = move |domain: &str| known.judge(|reputation, _| reputation.account(domain).map(own_view));
     let parts = teller::Parts {
         key: key.clone(),
         own: own.clone(),
@@ -240,10 +243,10 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         client: client.clone(),
         db: db.clone(),
         metrics: metrics.clone(),
-        views: Box::new(|_| None),
+        views: Box::new(views),
     };
     let seed = [getrandom::u64()?, getrandom::u64()?];
-    let (gossip, mut events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
+    let (gossip, events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
     let gossip = Arc::new(gossip);
     let sharer = catalogue.clone().map(|catalogue| {
         let parts = share::Parts {
@@ -335,7 +338,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         book: book.clone(),
         decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
         load: load.clone(),
-        holders,
+        holders: holders.clone(),
         membership: membership.clone(),
         introducer: introducer.clone(),
         policy: policy.clone(),
@@ -350,18 +353,12 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         metrics: metrics.clone(),
     });
 
+    let hearing = Hearing { book: book.clone(), gossip: gossip.clone(), holders: holders.clone() };
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
     tasks.spawn(gossip.clone().run(token()));
-    let (accuser, ended) = (gossip.clone(), token());
-    tasks.spawn(async move {
-        while let Some(Some(proof)) = ended.run_until_cancelled(found.recv()).await {
-            accuser.accuse(&proof);
-        }
-    });
-    let ended = token();
-    tasks.spawn(async move { while let Some(Some(_)) = ended.run_until_cancelled(events.recv()).await {} });
+    tasks.spawn(hearing.run(events, accusations, settings.time_scale, token()));
     tasks.spawn(puller.run(token()));
     let lacks_replicas = {
         let sharer = sharer.clone();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::peer::NodeKey as PublicKey;
-use redb::Database;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
@@ -24,6 +24,7 @@ use crate::identity::signed::holds;
 use crate::identity::{
     Counter, CounterError, Introducer, Membership, NodeKey, OwnRecord, PeerClient, Signed, Statement, plain, sign,
 };
+use crate::state_db::StateDb;
 use crate::telemetry::Metrics;
 
 /// What own audits have found at a domain, if there were any.
@@ -91,7 +92,7 @@ pub struct Parts {
     /// The way to peers.
     pub client: Arc<PeerClient>,
     /// Where the counter of lists is.
-    pub db: Arc<Database>,
+    pub db: Arc<StateDb>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What own audits have found.

@@ -2,12 +2,14 @@
 //!
 //! Time comes as an argument, in milliseconds since the Unix epoch, and the judgements are pure, so the simulator runs this very
 //! code. [`formulas`] has the constants. [`integrity`] and [`reliability`] are two separate judgements; an [`account`] joins them with
-//! what else is known of one peer; [`Reputation`] has all accounts, and only the [`book`] that keeps them does I/O. A third party's word never isolates: hearsay raises audits and at most
+//! what else is known of one peer; [`Reputation`] has all accounts, and only the [`book`] that keeps them and the [`hearing`] that
+//! joins them with gossip do I/O. A third party's word never isolates: hearsay raises audits and at most
 //! halves a weight for a while.
 
 pub mod account;
 pub mod book;
 pub mod formulas;
+pub mod hearing;
 pub mod integrity;
 pub mod reliability;
 #[cfg(test)]
