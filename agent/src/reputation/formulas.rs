@@ -115,7 +115,7 @@ impl Default for Formulas {
             suspicion_exposure: 0.5,
             suspicion_ms: DAY_MS,
             immunity_ms: 7 * DAY_MS,
-            suspension_ms: 14 * DAY_MS,
+            suspension_ms: 28 * DAY_MS,
             budget: 0.02,
             early_budget: 0.06,
             early_ms: 21 * DAY_MS,
