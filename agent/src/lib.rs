@@ -19,6 +19,7 @@ pub mod http_server;
 pub mod identity;
 pub mod load;
 pub mod local_api;
+pub mod nginx_map;
 pub mod policy;
 pub mod publish;
 pub mod replicate;

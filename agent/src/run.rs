@@ -4,13 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,7 @@ use crate::identity::{
 };
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
+use crate::nginx_map::NginxMap;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::host::bookkeeper::Bookkeeper;
@@ -130,6 +131,7 @@ struct Sockets {
     replica: TcpListener,
     peer: TcpListener,
     origin: Option<TcpListener>,
+    nginx_log: Option<UdpSocket>,
 }
 
 /// Who finds out what the site's own objects are.
@@ -329,6 +331,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         gossip: gossip.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
+    let nginx_map =
+        NginxMap::new(&settings.nginx, &settings.decide.gate, domain, board.clone(), getrandom::u64()?.max(1))
+            .map(Arc::new);
     // A proxy that serves the directory itself tells visitors tags of its own.
     let knows_tags = settings.site.directory.is_none();
     let local_api = Arc::new(LocalApi {
@@ -337,6 +342,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         auditor: auditor.clone(),
         book: book.clone(),
         decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
+        nginx_map: nginx_map.clone(),
         load: load.clone(),
         holders: holders.clone(),
         membership: membership.clone(),
@@ -399,6 +405,12 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (bounds, counters) = (ListenerBounds::default(), Arc::new(ListenerCounters::default()));
     tasks.spawn(peer_listener::serve(sockets.peer, peer_tls, bounds, counters, membership, answer, token()));
     tasks.spawn(local_api.clone().keep_gate_current(token()));
+    if let (Some(map), Some(socket)) = (nginx_map, sockets.nginx_log) {
+        let load = local_api.load.clone();
+        let steering = move || load.lock().unwrap_or_else(PoisonError::into_inner).steering(monotonic_ms());
+        tasks.spawn(map.clone().listen(socket, token()));
+        tasks.spawn(map.run(steering, token()));
+    }
     let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
     let mut unix_socket = None;
     match sockets.local {
@@ -465,13 +477,22 @@ impl Sockets {
             None => None,
         };
         let replica = bind("listen.replica", listen.replica).await?;
-        Ok(Self { local, replica, peer: bind("listen.peer", listen.peer).await?, origin })
+        let nginx_log = match settings.nginx.map {
+            Some(_) => Some(bind_datagrams("nginx.log", settings.nginx.log).await?),
+            None => None,
+        };
+        Ok(Self { local, replica, peer: bind("listen.peer", listen.peer).await?, origin, nginx_log })
     }
 }
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
     let listen = |source| RunError::Listen { key, address: address.to_string(), source };
     TcpListener::bind(address).await.map_err(listen)
+}
+
+async fn bind_datagrams(key: &'static str, address: SocketAddr) -> Result<UdpSocket, RunError> {
+    let listen = |source| RunError::Listen { key, address: address.to_string(), source };
+    UdpSocket::bind(address).await.map_err(listen)
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {

@@ -35,14 +35,23 @@ pub(crate) struct Values<'a> {
     pub(crate) behind: String,
     /// Of the agent: local, replica, peer.
     pub(crate) agent: [String; 3],
+    /// Where the agent takes the log.
+    pub(crate) log: String,
 }
 
-pub(crate) fn edits(values: Values<'_>) -> BTreeMap<&'static str, String> {
-    let Values { directory, names: [site, replica], public, behind, agent: [local, replicas, peer] } = values;
+/// The file that the agent writes.
+pub(crate) const MAP: &str = "nginx-map.conf";
+
+pub(crate) fn edits(nginx: Nginx, values: Values<'_>) -> BTreeMap<&'static str, String> {
+    let Values { directory, names: [site, replica], public, behind, agent: [local, replicas, peer], log } = values;
     let within = |file: &str| directory.join(file).display().to_string();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: Vec<_> = temporary.iter().map(|kind| format!("{kind}_temp_path {};", within(kind))).collect();
-    [
+    let own = match nginx {
+        Nginx::AuthRequest => vec![("127.0.0.1:7080", local)],
+        Nginx::Map => vec![("/var/lib/p2pcdn/nginx-map.conf", within(MAP)), ("127.0.0.1:7084", log)],
+    };
+    let common = [
         ("user www-data;", "user root;".into()),
         ("worker_processes auto;", "worker_processes 2; daemon off;".into()),
         ("pid /run/nginx.pid;", format!("pid {};", within("nginx.pid"))),
@@ -50,7 +59,6 @@ pub(crate) fn edits(values: Values<'_>) -> BTreeMap<&'static str, String> {
         ("access_log /var/log/nginx/access.log;", format!("access_log off; {}", temporary.join(" "))),
         ("listen [::]:443 ipv6only=off;", format!("listen {public};")),
         ("127.0.0.1:8443", behind),
-        ("127.0.0.1:7080", local),
         ("127.0.0.1:7081", replicas),
         ("127.0.0.1:7082", peer),
         ("www.example.org", site.into()),
@@ -58,8 +66,8 @@ pub(crate) fn edits(values: Values<'_>) -> BTreeMap<&'static str, String> {
         ("/etc/p2pcdn/tls/cert.pem", within("cert.pem")),
         ("/etc/p2pcdn/tls/key.pem", within("key.pem")),
         ("root /srv/www;", format!("root {};", within("srv"))),
-    ]
-    .into()
+    ];
+    common.into_iter().chain(own).collect()
 }
 
 /// Where nginx is; Debian has it where not everybody's PATH leads.

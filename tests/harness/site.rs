@@ -145,13 +145,26 @@ impl Site {
         self.shipped = (lab.dist.nginx_config.join(nginx.file()), "nginx.conf");
         self.nginx = Some(nginx);
         let agent = [&self.internal[0], &self.internal[1], &self.internal[2]].map(loopback);
-        self.edits = nginx::edits(Values {
-            directory: &self.directory,
-            names: [self.domain.host(), self.replica_name.host()],
-            public: loopback(&self.public),
-            behind: loopback(&self.admin),
-            agent,
-        });
+        self.edits = nginx::edits(
+            nginx,
+            Values {
+                directory: &self.directory,
+                names: [self.domain.host(), self.replica_name.host()],
+                public: loopback(&self.public),
+                behind: loopback(&self.admin),
+                agent,
+                log: loopback(&self.internal[3]),
+            },
+        );
+        if nginx == Nginx::Map {
+            let program = nginx::program()?;
+            let configuration = self.directory.join("nginx.conf");
+            self.set("nginx.map", json!(self.directory.join(nginx::MAP)));
+            self.set("nginx.reload", format!("{} -s reload -c {}", program.display(), configuration.display()));
+            self.set("nginx.period", "1s");
+            // The same number as that of a TCP socket.
+            self.set("nginx.log", loopback(&self.internal[3]));
+        }
         self.unset("proxy.admin");
         Ok(())
     }
@@ -253,6 +266,10 @@ impl Site {
         let (shipped, own) = &self.shipped;
         let text = fs::read_to_string(shipped).map_err(Error::io("read", shipped))?;
         write(&self.directory.join(own), &config::of_proxy(&text, &self.edits)?)?;
+        if self.nginx == Some(Nginx::Map) && !self.directory.join(nginx::MAP).exists() {
+            write(&self.directory.join("agent.toml"), &config::agent_toml(&self.settings))?;
+            self.agent.printed(&["nginx-map", "--empty", "--config", "agent.toml"])?;
+        }
         self.public.release();
         self.admin.release();
         self.envoy.start()

@@ -8,6 +8,7 @@ mod doctor;
 mod init;
 mod key;
 mod leave;
+mod nginx_map;
 mod peer;
 mod purge;
 mod show;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::identity::TlsSetupError;
 use crate::identity::backup::BackupError;
 use crate::identity::rotate::RotateError;
+use crate::nginx_map::BringError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
 use crate::{shutdown, telemetry};
@@ -112,8 +114,13 @@ enum Command {
     Key(key::KeyCommand),
     /// Make this the site of a backup, in a state directory that is fresh or, with --force, replaced.
     Restore(backup::BackupArgs),
+    /// Write the map file by which stock nginx redirects (nginx.map), and have nginx take it, now.
+    ///
+    /// The agent does so by itself whenever something has changed. If nginx does not take the file, the one before is put back, and the
+    /// error names file and line.
+    NginxMap(nginx_map::NginxMapArgs),
     /// Check the settings and say everything that is wrong with them.
-    CheckConfig(show::Format),
+    CheckConfig(check::CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +147,10 @@ enum CliError {
     Problems(usize),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    #[error("no map file is named: set nginx.map")]
+    NoMap,
+    #[error(transparent)]
+    Map(#[from] BringError),
     #[error(transparent)]
     Backup(#[from] BackupError),
     #[error(transparent)]
@@ -157,12 +168,13 @@ impl CliError {
     /// `doctor` found.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Settings(_) | Self::Init(_) => 2,
+            Self::Settings(_) | Self::Init(_) | Self::NoMap => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
             Self::Problems(_) => 5,
             Self::Backup(_)
             | Self::Rotate(_)
+            | Self::Map(_)
             | Self::Tls(_)
             | Self::Run(_)
             | Self::Client(_)
@@ -189,11 +201,13 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let load = || Settings::load(&cli.common.config, &cli.common.set);
     match cli.command {
         Command::Init(args) => Ok(init::write(&cli.common.config, &args)?),
-        Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
+        Command::CheckConfig(args) => check::check(&cli.common.config, load(), &args),
         Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Key(command) => Ok(key::run(&load()?, &command)?),
         Command::Run => run(load()?),
+        Command::NginxMap(args) if args.empty => nginx_map::write_empty(&load()?),
+        Command::NginxMap(_) => ask(&load()?, async |agent| nginx_map::write(agent).await),
         Command::Doctor(args) => {
             let settings = load()?;
             runtime()?.block_on(doctor::doctor(&settings, args))

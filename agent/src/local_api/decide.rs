@@ -1,12 +1,15 @@
-//! The agent's own gate is kept current like that of any VM.
+//! The agent's own gate is kept current like that of any VM, and what nginx's log says counts like what a VM reports.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Response, StatusCode};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::LocalApi;
+use super::{LocalApi, refuse};
+use crate::clock::{monotonic_ms, now_ms};
+use crate::http_server::{Body, json};
 
 /// Time between exchanges, which cost no way here.
 const TICK: Duration = Duration::from_millis(100);
@@ -21,6 +24,9 @@ impl LocalApi {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => {}
             }
+            if let Some(report) = self.nginx_map.as_ref().and_then(|map| map.report(now_ms())) {
+                self.update(&report);
+            }
             while let Some(sent) = self.decider.report() {
                 let update = self.update(&sent.report);
                 if !self.decider.apply(sent, update) {
@@ -29,6 +35,17 @@ impl LocalApi {
                 // Requests come between the pages of a large table.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    pub(super) async fn write_nginx_map(&self) -> Response<Body> {
+        let Some(map) = &self.nginx_map else {
+            return refuse("no_map", "this agent writes no map: set nginx.map".into());
+        };
+        let steering = self.load().steering(monotonic_ms());
+        match map.write(steering).await {
+            Ok(written) => json(StatusCode::OK, &written),
+            Err(error) => refuse("not_taken", error.to_string()),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::gossip::Gossip;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
+use crate::nginx_map::NginxMap;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::host::pull::Puller;
@@ -47,6 +48,8 @@ pub struct LocalApi {
     pub book: Arc<Book>,
     /// What decides for proxies without the filter.
     pub decider: Arc<Decider>,
+    /// What writes the map file for stock nginx; none where nobody wants one.
+    pub nginx_map: Option<Arc<NginxMap>>,
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
     /// Who can be redirected to.
@@ -114,6 +117,8 @@ pub const DENY_ADD_PATH: &str = "/v1/deny/add";
 pub const DENY_REMOVE_PATH: &str = "/v1/deny/remove";
 /// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::host::terms::Departure`].
 pub const LEAVE_PATH: &str = "/v1/leave";
+/// POST, answered by [`crate::nginx_map::Written`]: writes the map file for stock nginx now.
+pub const NGINX_MAP_PATH: &str = "/v1/nginx-map";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";
 
@@ -151,6 +156,7 @@ impl LocalApi {
             (&Method::POST, DENY_ADD_PATH | DENY_REMOVE_PATH) => self.deny(&path, request).await,
             (&Method::GET, LEAVE_PATH) => json(StatusCode::OK, &self.departure()),
             (&Method::POST, LEAVE_PATH) => self.leave(request).await,
+            (&Method::POST, NGINX_MAP_PATH) => self.write_nginx_map().await,
             (&Method::POST, PAUSE_PATH) => self.set_killed(true),
             (&Method::POST, RESUME_PATH) => self.set_killed(false),
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),

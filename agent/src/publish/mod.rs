@@ -327,6 +327,28 @@ impl Board {
         Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
     }
 
+    /// An object's row and the numbers of the holders that the filter is told of; `None` if it is not described.
+    pub fn described(&self, path: &str) -> Option<(ObjectRow, Vec<u16>)> {
+        self.inner().objects.get(path).map(|object| (object.row, pick(object)))
+    }
+
+    /// Shows every object that anybody holds, in any order; nothing else happens meanwhile.
+    pub fn each(&self, mut show: impl FnMut(&str, &ObjectRow, &[u16])) {
+        for (path, object) in self.inner().objects.iter().filter(|(_, object)| !object.holders.is_empty()) {
+            show(path, &object.row, &pick(object));
+        }
+    }
+
+    /// Every peer that was described.
+    pub fn holders(&self) -> Vec<HolderRow> {
+        self.inner().peers.iter().map(|peer| peer.row.clone()).collect()
+    }
+
+    /// The number of the peer with this replica name.
+    pub fn number_of_authority(&self, authority: &str) -> Option<u16> {
+        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.row.id)
+    }
+
     /// Number of objects that a peer holds.
     pub fn held_by(&self, domain: &str) -> usize {
         let inner = self.inner();

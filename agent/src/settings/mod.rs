@@ -3,6 +3,7 @@
 mod decide;
 mod host;
 mod keys;
+mod nginx;
 mod values;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use p2pcdn_core::object::Class;
 
+use crate::nginx_map::NginxSettings;
 use crate::replicate::host::deny::Denial;
 use crate::replicate::origin::rank::Policy;
 use crate::reputation::book::Mode;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub proxy: Option<ProxyStats>,
     /// How the agent decides for proxies without the filter.
     pub decide: DecideSettings,
+    /// The map file for stock nginx.
+    pub nginx: NginxSettings,
     /// One JSON object a line instead of text.
     pub log_json: bool,
     /// Factor on the periods and backoffs of introductions and offers; tests make time pass faster with less than 1.
@@ -393,6 +397,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             max_object_bytes: keys.checked("evidence.max_object", Some("1MiB"), object_bytes),
         },
         decide: DecideSettings::read(&mut keys),
+        nginx: nginx::read(&mut keys, base),
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
         time_scale,

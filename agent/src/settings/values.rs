@@ -37,6 +37,13 @@ pub(super) fn local_address(text: &str) -> Result<Option<LocalAddress>, String> 
     }
 }
 
+pub(super) fn local_datagrams(text: &str) -> Result<Option<SocketAddr>, String> {
+    match address(text)? {
+        Some(local) if local.ip().is_loopback() => Ok(Some(local)),
+        _ => Err("must be a loopback ADDRESS:PORT: what is sent there counts as this site's load".into()),
+    }
+}
+
 pub(super) fn admin_address(text: &str) -> Result<Option<SocketAddr>, String> {
     match text.trim_start_matches("http://").trim_end_matches('/') {
         "" => Ok(None),

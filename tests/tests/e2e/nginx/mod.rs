@@ -1,6 +1,7 @@
 //! Sites behind Debian's nginx: the same stories, decided by the agent.
 
 mod auth_request;
+mod map;
 mod shipped;
 
 use p2pcdn_tests::{Lab, Site};

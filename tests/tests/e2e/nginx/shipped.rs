@@ -9,7 +9,7 @@ use crate::support::installed;
 #[tokio::test]
 async fn every_stock_configuration_is_valid() {
     let lab = Lab::new().unwrap();
-    for (at, nginx) in [Nginx::AuthRequest].into_iter().enumerate() {
+    for (at, nginx) in [Nginx::AuthRequest, Nginx::Map].into_iter().enumerate() {
         let mut site = lab.nginx_site(&format!("site-{at}"), nginx).unwrap();
         site.start_envoy().unwrap();
         let file = site.directory().join("nginx.conf");
