@@ -9,6 +9,7 @@ mod agent_gone;
 mod alone;
 mod backup;
 mod browser;
+mod bucket;
 mod catching_up;
 mod changed_objects;
 mod clients;
