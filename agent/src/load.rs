@@ -300,9 +300,9 @@ mod tests {
         let by_turns = |tick, vm| u64::from(tick % 4 == vm);
         let one_of_eight = |_, vm| u64::from(vm == 0);
         let uneven = |_, vm| [9, 0, 1, 0][vm as usize];
-        // With how many workers find the lease open in the same tick.
-        let patterns: [(u64, u64, &dyn Fn(u64, u64) -> u64); 4] =
-            [(1, 1, &|_, _| 1), (4, 1, &by_turns), (8, 1, &one_of_eight), (4, 2, &uneven)];
+        /// Workers, how many of them find the lease open in the same tick, and what they are asked.
+        type Pattern<'a> = (u64, u64, &'a dyn Fn(u64, u64) -> u64);
+        let patterns: [Pattern<'_>; 4] = [(1, 1, &|_, _| 1), (4, 1, &by_turns), (8, 1, &one_of_eight), (4, 2, &uneven)];
         for (at, (vms, together, demand)) in patterns.into_iter().enumerate() {
             assert_eq!(redirected(LEASE, LARGE, 5, vms, demand), together * LARGE, "pattern {at}");
             for seconds in [10, 100, 1000] {

@@ -64,8 +64,8 @@ async fn a_damaged_replica_is_withdrawn_and_its_clients_are_served_by_the_origin
 async fn what_rots_without_a_trace_and_is_asked_for_by_nobody_is_found_by_the_scrub() {
     let (_lab, mut sites) = lab(["alpha", "beta"]);
     fill(&sites[0], 3);
-    // The scrub passes once a second.
-    sites[1].set("lab.time_scale", 0.0002);
+    // A pass of the scrub every 3.6 seconds.
+    sites[1].set("lab.time_scale", 0.001);
     befriend(&mut sites).await;
     let [alpha, beta] = &sites;
     let sha256 = alpha.content.objects()[1].versions[0];

@@ -90,5 +90,5 @@ async fn a_host_whose_disk_is_full_serves_on_and_its_operator_is_obeyed_at_once(
     ));
     placed(alpha, beta).await;
     assert_eq!(statuses().await, [200; 4]);
-    assert_eq!(printed(p2pcdn(&lab, beta, ["leave", "--no-wait", "--json"])).contains("unsaved"), false);
+    assert!(!printed(p2pcdn(&lab, beta, ["leave", "--no-wait", "--json"])).contains("unsaved"));
 }

@@ -11,6 +11,7 @@ mod alone;
 mod audits;
 mod backup;
 mod browser;
+mod bucket;
 mod catching_up;
 mod changed_objects;
 mod clients;
