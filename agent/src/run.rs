@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalogue::learn::Learner;
+use crate::catalogue::stranger::Stranger;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::{monotonic_ms, now_s};
@@ -197,7 +198,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
                 Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
-                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
+                    let looks = || Stranger::new(connector.clone(), load.clone(), domain.clone(), time_scale);
+                    let stranger = (!settings.share.unchecked).then(|| Arc::new(looks()));
+                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory, stranger }), hints)
                 }
                 Source::Site(area) => {
                     let learner =
