@@ -11,7 +11,7 @@ pub mod leases;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION};
+use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -27,7 +27,7 @@ use crate::identity::{Membership, OwnRecord};
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
-use admission::{Use, attachment, use_of};
+use admission::{Use, attachment, is_served, use_of};
 use cors::share;
 use leases::Leases;
 
@@ -108,6 +108,9 @@ impl ReplicaServer {
         else {
             return self.send_back(&asked, headers);
         };
+        if !is_served(headers, Class::of_content_type(&replica.record.content_type)) {
+            return text(StatusCode::FORBIDDEN, "scripts are for the pages of their origin, with crossorigin\n");
+        }
         // A HEAD costs nothing, and is how origins find out whether a copy is there.
         if request.method() == Method::GET && !self.leases.is_open(asked.origin, monotonic_ms()) {
             self.metrics.over_lease.inc();
@@ -161,6 +164,10 @@ impl ReplicaServer {
         *response.status_mut() = headers::status_of(&plan);
         headers::describe(response.headers_mut(), record, &plan);
         share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
+        if Class::of_content_type(&record.content_type) == Some(Class::Script) {
+            // Whoever asks in another mode gets another answer.
+            response.headers_mut().insert(VARY, HeaderValue::from_static("origin, sec-fetch-mode"));
+        }
         if use_of(request.headers()) == Use::Window
             && let Ok(disposition) = HeaderValue::try_from(attachment(&record.path))
         {
