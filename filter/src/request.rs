@@ -201,11 +201,15 @@ impl<H: Host> Vm<H> {
         let ask = Ask::new(head, accepted);
         let key = self.hash_key.of(head.authority, accepted.target.as_bytes());
         match self.table.find(key) {
-            Some(found) if judge_object(ask.client, found.class, found.size, &self.settings.rules).is_ok() => {
+            Some(found) if self.judge_found(&accepted, &found).is_ok() => {
                 Kept::Watched(Watched::new(key, found.validator, false, &ask))
             }
             _ => Kept::Nothing,
         }
+    }
+
+    fn judge_found(&self, accepted: &Accepted<'_>, found: &Found<'_>) -> Result<(), Refusal> {
+        judge_object(accepted, found.class, found.size, found.sharing, &self.settings.rules)
     }
 
     fn note_page(&mut self, target: &[u8]) {
@@ -234,7 +238,7 @@ impl<H: Host> Vm<H> {
             self.tally.wanted.count(key, 1, || target.to_owned());
             return Err(Refusal::Unknown);
         };
-        judge_object(client, found.class, found.size, &self.settings.rules)?;
+        self.judge_found(&accepted, &found)?;
         let validator = found.validator;
         let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
         if let Err(refusal) = judge_condition(head.etag, validator, |etag| self.hash_key.validator(etag)) {
