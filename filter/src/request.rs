@@ -10,6 +10,7 @@ use p2pcdn_core::lookup::{canonical_path, returned_path};
 use p2pcdn_core::replica_table::{Found, ReplicaTable};
 use p2pcdn_core::request_head::RequestHead;
 
+use crate::first_hand::Look;
 use crate::host::{Host, now_ms, pairs};
 use crate::redirect::Leaving;
 use crate::root::Vm;
@@ -65,8 +66,8 @@ pub(crate) struct Watched {
     pub(crate) key: u64,
     /// See [`p2pcdn_core::sync::ObjectRow::validator`].
     pub(crate) validator: u32,
-    /// Whether the answer tells first-hand if the table is right: it is the first in its period, and a stranger's.
-    pub(crate) is_first_hand: bool,
+    /// What the answer tells first-hand of whether the table is right.
+    pub(crate) look: Look,
     /// Who asked for what.
     pub(crate) client: Client,
     pub(crate) is_head: bool,
@@ -88,11 +89,11 @@ impl<'a> Ask<'a> {
 }
 
 impl Watched {
-    fn new(key: u64, validator: u32, is_first_hand: bool, ask: &Ask<'_>) -> Self {
+    fn new(key: u64, validator: u32, look: Look, ask: &Ask<'_>) -> Self {
         Self {
             key,
             validator,
-            is_first_hand,
+            look,
             client: ask.client,
             is_head: ask.is_head,
             authority: ask.authority.to_vec(),
@@ -202,7 +203,7 @@ impl<H: Host> Vm<H> {
         let key = self.hash_key.of(head.authority, accepted.target.as_bytes());
         match self.table.find(key) {
             Some(found) if self.judge_found(&accepted, &found).is_ok() => {
-                Kept::Watched(Watched::new(key, found.validator, false, &ask))
+                Kept::Watched(Watched::new(key, found.validator, Look::Nothing, &ask))
             }
             _ => Kept::Nothing,
         }
@@ -240,16 +241,16 @@ impl<H: Host> Vm<H> {
         };
         self.judge_found(&accepted, &found)?;
         let validator = found.validator;
-        let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
+        let stays = |look| (Verdict::Local, Kept::Watched(Watched::new(key, validator, look, &ask)));
         if let Err(refusal) = judge_condition(head.etag, validator, |etag| self.hash_key.validator(etag)) {
             self.refuse(refusal);
-            return Ok(stays(false));
+            return Ok(stays(Look::Nothing));
         }
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
         if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {
             self.refuse(Refusal::Stale);
-            return Ok(stays(false));
+            return Ok(stays(Look::Nothing));
         }
         if !found.holders.iter().any(|id| self.table.holder(*id).is_some_and(|h| !is_blocked(h.blocked, client))) {
             return Err(Refusal::Policy);
@@ -259,15 +260,17 @@ impl<H: Host> Vm<H> {
         self.tally.counts.eligible_bytes = self.tally.counts.eligible_bytes.saturating_add(bytes);
         self.counted.eligible = self.counted.eligible.saturating_add(1);
 
-        let is_seen = self.first_hand.seen(key, now_s);
-        if leaves(&self.word.steering, is_full, self.draws.ppm()) && (is_seen || is_full) {
+        let leaves = leaves(&self.word.steering, is_full, self.draws.ppm());
+        // A look is for a request that stays.
+        let look = if leaves && is_full { Look::Nothing } else { self.first_hand.look(key, head.is_plain(), now_s) };
+        if leaves && look == Look::Nothing {
             gather(&mut self.candidates, &self.table, &found, client);
             let leaving = Leaving::of(&found, now_s);
             if self.send_away(&ask, &leaving) {
                 return Ok((Verdict::Redirected, Kept::Nothing));
             }
         }
-        Ok(stays(!is_seen && head.is_plain()))
+        Ok(stays(look))
     }
 
     fn refuse(&mut self, refusal: Refusal) {

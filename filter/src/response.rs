@@ -3,6 +3,7 @@
 
 use p2pcdn_core::sync::Op;
 
+use crate::first_hand::Look;
 use crate::host::{Host, now_ms};
 use crate::redirect::Leaving;
 use crate::request::{Kept, Request, Returned, Verdict, Watched, gather};
@@ -71,10 +72,11 @@ impl<H: Host> Vm<H> {
                 self.counted.origin_failures = self.counted.origin_failures.saturating_add(1);
                 return self.settings.rescue && self.rescue(watched);
             }
-            Some(200) if watched.is_first_hand => self.compare_version(watched),
+            Some(200) if watched.look == Look::Proof => self.compare_version(watched),
+            Some(200 | 206) if watched.look == Look::Hint => self.question_version(watched),
             // What is wrong with a request says nothing of the object.
-            Some(200 | 206 | 304 | 400 | 408 | 413 | 414 | 429 | 431) | None => {}
-            Some(_) if watched.is_first_hand => self.tally.questioned.note(watched.key),
+            Some(200 | 206 | 304 | 400 | 408 | 412..=414 | 416 | 429 | 431) | None => {}
+            Some(_) if watched.look != Look::Nothing => self.tally.questioned.note(watched.key),
             Some(_) => {}
         }
         false
@@ -94,6 +96,16 @@ impl<H: Host> Vm<H> {
                 let _ = self.table.apply(vec![Op::Remove { key: watched.key }]);
             }
             _ => self.tally.questioned.note(watched.key),
+        }
+    }
+
+    /// Another strong entity tag of what may be for one visitor only proves nothing, but the agent had better look.
+    fn question_version(&mut self, watched: &Watched) {
+        let is_coded = self.host.response_header("content-encoding").is_some_and(|coding| coding != b"identity");
+        let etag = self.host.response_header("etag").filter(|etag| etag.starts_with(b"\""));
+        let is_other = etag.is_some_and(|etag| self.hash_key.validator(&etag) != watched.validator);
+        if watched.validator != 0 && !is_coded && is_other {
+            self.tally.questioned.note(watched.key);
         }
     }
 

@@ -113,11 +113,42 @@ fn anything_less_than_proof_only_asks_the_agent() {
 
 #[test]
 fn what_a_stranger_would_not_get_proves_nothing() {
-    for header in [("x-original-url", "/other"), ("range", "bytes=0-"), ("cache-control", "no-cache")] {
-        let site = Site::idle(r#", "stay_local_s": 10"#);
-        site.respond(&[&IMAGE[..], &[header]].concat(), 200, &[("etag", "\"two\"")]);
+    // A tool's unlisted header or a reload is not looked at; browsers send cookies with every image.
+    const BROWSER: Headers =
+        &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    let cases: [(Headers, (&str, &str), u16, bool); 6] = [
+        (&[], ("x-original-url", "/other"), 200, false),
+        (&[], ("cache-control", "no-cache"), 200, false),
+        (&[], ("range", "bytes=0-"), 200, true),
+        (&[], ("range", "bytes=0-"), 206, true),
+        (BROWSER, ("cookie", "a=b"), 200, true),
+        (BROWSER, ("cookie", "a=b"), 404, true),
+    ];
+    for (client, header, status, is_questioned) in cases {
+        let mut site = Site::idle(r#", "stay_local_s": 10"#);
+        site.respond(&[&IMAGE[..], client, &[header]].concat(), status, &[("etag", "\"two\"")]);
         assert!(site.knows("/a.png"), "{header:?}");
+        site.root.tick();
+        let report = site.last_report();
+        assert_eq!(
+            (report.contradicted, !report.questioned.is_empty()),
+            (vec![], is_questioned),
+            "{header:?} {status}"
+        );
     }
+}
+
+#[test]
+fn visitors_with_cookies_do_not_use_up_the_look_that_proves_something() {
+    let mut site = Site::loaded(r#", "stay_local_s": 10"#);
+    let browser = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    let with_cookie = [&IMAGE[..], &browser, &[("cookie", "a=b")]].concat();
+    site.respond(&with_cookie, 200, &[("etag", "\"one\"")]);
+    assert_eq!(site.ask(&with_cookie).verdict, Verdict::Redirected, "once in a period is enough");
+    site.respond(&IMAGE, 200, &[("etag", "\"two\"")]);
+    assert!(!site.knows("/a.png"), "a stranger's request is looked at all the same");
+    site.root.tick();
+    assert_eq!(site.last_report().contradicted, [key("/a.png")]);
 }
 
 #[test]
