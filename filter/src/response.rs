@@ -33,7 +33,7 @@ impl<H: Host> Vm<H> {
     ///
     /// The version in the table is public. Any other answer is opened only if it cannot be for one visitor: the request carried no
     /// credentials, and the origin does not call it private. Requests in credentials mode get the version in the table only, since
-    /// a client certificate is not seen here.
+    /// a client certificate is not seen here. `Referrer-Policy` stays as the origin has it: nobody is sent on from here.
     fn open_to_pages(&self, returned: &Returned) {
         let host = &self.host;
         if !matches!(host.response_status(), Some(200 | 206 | 304)) {

@@ -11,7 +11,7 @@ pub mod leases;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, VARY};
+use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -187,6 +187,7 @@ impl ReplicaServer {
         if let Ok(location) = HeaderValue::try_from(url) {
             response.headers_mut().insert(LOCATION, location);
         }
+        response.headers_mut().insert(REFERRER_POLICY, headers::NO_REFERRER);
         // It says nothing that was not asked with, so anybody may follow it; the origin then decides who may read.
         share(response.headers_mut(), request, asked.origin, Sharing::Anyone);
         response
