@@ -48,7 +48,9 @@ impl<H: Host> Vm<H> {
         if !is_public && (returned.has_credentials || is_private) {
             return;
         }
-        match returned.origin.as_deref().filter(|_| is_public && !returned.has_credentials) {
+        // An origin has no bytes that could end a header, whatever the client has sent.
+        let is_plain = |origin: &&[u8]| origin.iter().all(|b| (0x21..=0x7e).contains(b));
+        match returned.origin.as_deref().filter(is_plain).filter(|_| is_public && !returned.has_credentials) {
             Some(origin) => {
                 host.set_response_header("access-control-allow-origin", origin);
                 host.set_response_header("access-control-allow-credentials", b"true");

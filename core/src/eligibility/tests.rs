@@ -174,7 +174,7 @@ fn what_cors_would_make_different_stays() {
     assert_eq!(image("cors", "cookie", "a=b"), Err(Refusal::Credentials));
     assert_eq!(image("cors", "x-requested-with", "x"), Err(Refusal::Headers));
     for usual in
-        ["accept-language", "sec-ch-ua", "referer", "origin", "dnt", "priority", "x-forwarded-proto"]
+        ["accept-language", "sec-ch-ua", "referer", "origin", "dnt", "priority", "x-forwarded-proto", "alt-used"]
     {
         assert_eq!(image("cors", usual, "x"), ok, "{usual}");
     }

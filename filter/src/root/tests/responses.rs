@@ -46,7 +46,11 @@ fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only
     assert_eq!(value("access-control-allow-credentials").unwrap(), "true");
     site.respond(&[&BACK[..], &[("origin", "null"), ("cookie", "a=b")]].concat(), 200, public);
     assert_eq!(value("access-control-allow-origin").unwrap(), "*", "no credentials where a cookie came");
-    assert_eq!(site.metric("p2pcdn.returned"), 3);
+    for odd in ["https://a.test\r\nset-cookie: a=b", "https://a.test\0", "\u{7f}", "https://ä.test", "a b"] {
+        site.respond(&[&BACK[..], &[("origin", odd)]].concat(), 200, public);
+        assert_eq!(value("access-control-allow-origin").unwrap(), "*", "{odd:?}");
+    }
+    assert_eq!(site.metric("p2pcdn.returned"), 8);
     site.root.tick();
     assert_eq!(site.last_report().returned, [key("/a.png")]);
 }
