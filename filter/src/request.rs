@@ -35,6 +35,8 @@ pub(crate) enum Kept {
     Watched(Watched),
     /// A request that a host sent back, for an object in the table.
     Returned(Returned),
+    /// A request for a page by its path, which the origin answers.
+    Page(String),
 }
 
 /// A request that a host sent back.
@@ -175,14 +177,11 @@ impl<H: Host> Vm<H> {
         let accepted = judge(&head, &self.settings.rules, is_full);
         if accepted == Err(Refusal::Reload) {
             self.refuse(Refusal::Reload);
-            return (Verdict::Local, self.watch(&head));
+            return (Verdict::Local, if head.is_page() { page(head.path) } else { self.watch(&head) });
         }
         accepted.and_then(|accepted| self.consider(&head, accepted, is_full)).unwrap_or_else(|refusal| {
-            if head.is_page() {
-                self.note_page(head.path);
-            }
             self.refuse(refusal);
-            (Verdict::Local, Kept::Nothing)
+            (Verdict::Local, if head.is_page() { page(head.path) } else { Kept::Nothing })
         })
     }
 
@@ -211,14 +210,6 @@ impl<H: Host> Vm<H> {
 
     fn judge_found(&self, accepted: &Accepted<'_>, found: &Found<'_>) -> Result<(), Refusal> {
         judge_object(accepted, found.class, found.size, found.sharing, &self.settings.rules)
-    }
-
-    fn note_page(&mut self, target: &[u8]) {
-        // Queries may name people.
-        let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-        if let Ok(path) = canonical_path(path) {
-            self.tally.page(path);
-        }
     }
 
     /// Looks the object up and, if the request leaves, answers it.
@@ -283,6 +274,13 @@ impl<H: Host> Vm<H> {
         self.tally.counts.requests = self.tally.counts.requests.saturating_add(1);
         self.counted.requests = self.counted.requests.saturating_add(1);
     }
+}
+
+/// A page that a visitor may be about to see.
+fn page(target: &[u8]) -> Kept {
+    // Queries may name people.
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    canonical_path(path).map_or(Kept::Nothing, |path| Kept::Page(path.to_owned()))
 }
 
 /// Whoever of the object's holders could be sent this client now.

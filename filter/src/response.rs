@@ -17,6 +17,9 @@ impl<H: Host> Request<H> {
         match std::mem::take(&mut self.kept) {
             Kept::Nothing => {}
             Kept::Returned(returned) => vm.open_to_pages(&returned),
+            // What leads on or fails is no page whose policy counts.
+            Kept::Page(path) if matches!(vm.host.response_status(), Some(200 | 304)) => vm.tally.page(&path),
+            Kept::Page(_) => {}
             Kept::Watched(watched) => {
                 if vm.compare(&watched) {
                     self.verdict = Verdict::Redirected;

@@ -156,6 +156,27 @@ fn visitors_with_cookies_do_not_use_up_the_look_that_proves_something() {
 }
 
 #[test]
+fn pages_that_visitors_were_shown_are_told_to_the_agent() {
+    let mut site = Site::loaded("");
+    let navigation = |path: &'static str| {
+        [
+            (":method", "GET"),
+            (":path", path),
+            ("sec-fetch-dest", "document"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-site", "none"),
+        ]
+    };
+    site.respond(&navigation("/blog/?who=me"), 200, &[]);
+    site.respond(&[&navigation("/reloaded")[..], &[("cache-control", "max-age=0")]].concat(), 304, &[]);
+    for status in [301, 302, 401, 404, 503] {
+        site.respond(&navigation("/no-page"), status, &[]);
+    }
+    site.root.tick();
+    assert_eq!(site.last_report().pages, ["/blog/", "/reloaded"]);
+}
+
+#[test]
 fn a_failing_origin_is_replaced_by_a_replica() {
     for status in [500, 502, 503, 504] {
         let site = Site::idle("");
