@@ -124,8 +124,15 @@ pub fn open_to_strangers(status: StatusCode, headers: &HeaderMap) -> Result<Vec<
 
 /// Judges the head of an answer to a GET without cookies and credentials that accepted only identity coding.
 ///
-/// `sent` is when the request was sent, so that ages come out rather too great, `now` the present time.
-pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: SystemTime) -> Result<Shareable, WhyNot> {
+/// `sent` is when the request was sent, so that ages come out rather too great, `now` the present time. `heuristic` says whether a lifetime is
+/// made up for what declares none.
+pub fn judge(
+    status: StatusCode,
+    headers: &HeaderMap,
+    sent: SystemTime,
+    now: SystemTime,
+    heuristic: bool,
+) -> Result<Shareable, WhyNot> {
     let directives = open_to_strangers(status, headers)?;
     let says = |name: &str| says(&directives, name);
     // RFC 9111, section 4.2.1: lifetimes that contradict each other are none.
@@ -135,7 +142,7 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
             return Err(WhyNot::NotFresh);
         }
     }
-    let (lifetime, left) = freshness(headers, &directives, sent, now)?;
+    let (lifetime, left) = freshness(headers, &directives, sent, now, heuristic)?;
     let fresh_until_s = now.checked_add(left).map_or(u32::MAX - 1, epoch_s);
     if fresh_until_s <= epoch_s(now) {
         return Err(WhyNot::NotFresh);
@@ -221,12 +228,18 @@ pub fn kept(headers: &HeaderMap) -> HeaderMap {
     headers.iter().filter(|(name, _)| names.contains(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-/// Lifetime for shared caches, and what is left of it. No heuristic: without a declared lifetime there is none.
+/// RFC 9111, section 4.2.2: of the time for which something has not changed.
+const HEURISTIC_SHARE: f32 = 0.1;
+/// The longest lifetime that is made up.
+const MAX_HEURISTIC: Duration = Duration::from_secs(24 * 3600);
+
+/// Lifetime for shared caches, and what is left of it. Without a declared lifetime there is none, unless one may be made up.
 fn freshness(
     headers: &HeaderMap,
     directives: &[String],
     sent: SystemTime,
     now: SystemTime,
+    heuristic: bool,
 ) -> Result<(Duration, Duration), WhyNot> {
     // What overflows counts as 2^31 seconds (RFC 9111, section 1.2.2); the crate does not expect more.
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -244,7 +257,7 @@ fn freshness(
     }
     let options = CacheOptions {
         shared: true,
-        cache_heuristic: 0.0,
+        cache_heuristic: if heuristic { HEURISTIC_SHARE } else { 0.0 },
         immutable_min_time_to_live: Duration::ZERO,
         ignore_cargo_cult: false,
     };
@@ -253,6 +266,9 @@ fn freshness(
         Duration::ZERO => return Err(WhyNot::NotFresh),
         left => left.saturating_add(policy.age(sent)),
     };
+    let declares = |name: &str| directives.iter().any(|directive| directive.starts_with(name));
+    let is_declared = declares("max-age=") || declares("s-maxage=") || headers.contains_key(EXPIRES);
+    let lifetime = if is_declared { lifetime } else { lifetime.min(MAX_HEURISTIC) };
     // RFC 9111, section 4.2.3: the greater of what Age and Date say.
     let date = one(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok());
     let apparent = date.and_then(|date| now.duration_since(date).ok()).unwrap_or_default();

@@ -82,7 +82,7 @@ impl Learner {
             return Ok(Answer::NotModified(headers));
         }
         check_authority(status, &stream.headers)?;
-        let judged = judge(status, &stream.headers, sent, SystemTime::now());
+        let judged = judge(status, &stream.headers, sent, SystemTime::now(), self.catalogue.share.heuristic);
         let expected = judged.and_then(|shareable| {
             if !self.catalogue.is_offered(path, shareable.class) {
                 return Err(WhyNot::Class(shareable.class));

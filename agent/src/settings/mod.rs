@@ -205,6 +205,8 @@ pub struct Share {
     pub exclude: Vec<String>,
     /// Whether files of a directory are offered without looking whether strangers can have them.
     pub unchecked: bool,
+    /// Whether what declares no freshness counts as fresh for a tenth of the time that it has not been changed for.
+    pub heuristic: bool,
     /// Prefixes of paths below which styles and scripts are offered.
     pub code_paths: Vec<String>,
     /// Bytes of learned objects that are kept.
@@ -345,6 +347,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             uplink_bytes_per_s,
             exclude: keys.each("share.exclude", &[], path_prefix),
             unchecked: keys.or("share.unchecked", false),
+            heuristic: keys.or("share.heuristic", false),
             code_paths: keys.each("share.code_paths", &[], path_prefix),
             cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
             learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
