@@ -40,6 +40,11 @@ impl Leaving {
             fresh_for_s: u32::try_from(fresh_for_s).unwrap_or(u32::MAX),
         }
     }
+
+    /// Whether the answer says that others than the origin's pages may read or embed the object.
+    pub(crate) fn is_shared(&self) -> bool {
+        allowed_origin(self.sharing).is_some() || resource_policy(self.embedding).is_some()
+    }
 }
 
 impl<H: Host> Vm<H> {
@@ -67,6 +72,17 @@ impl<H: Host> Vm<H> {
             Client::Tool { .. } | Client::Browser(_) => self.answer(leaving, &[]),
         }
         true
+    }
+
+    /// Says once who may read and embed: where a route of the proxy adds these headers to every answer, the redirect has them twice, and
+    /// browsers take that for neither (Fetch, sections 4.9 and 3.7).
+    pub(crate) fn say_once(&self, leaving: &Leaving) {
+        if let Some(value) = allowed_origin(leaving.sharing) {
+            self.host.set_response_header("access-control-allow-origin", value);
+        }
+        if let Some(value) = resource_policy(leaving.embedding) {
+            self.host.set_response_header("cross-origin-resource-policy", value);
+        }
     }
 
     fn choose_holder(&mut self, address: &[u8]) -> Option<u16> {

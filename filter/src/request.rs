@@ -37,6 +37,8 @@ pub(crate) enum Kept {
     Returned(Returned),
     /// A request for a page by its path, which the origin answers.
     Page(String),
+    /// A browser's request that was redirected, for an object that other sites' pages may read or embed.
+    Shared(Leaving),
 }
 
 /// A request that a host sent back.
@@ -258,7 +260,7 @@ impl<H: Host> Vm<H> {
             gather(&mut self.candidates, &self.table, &found, client);
             let leaving = Leaving::of(&found, now_s);
             if self.send_away(&ask, &leaving) {
-                return Ok((Verdict::Redirected, Kept::Nothing));
+                return Ok((Verdict::Redirected, kept_of(client, leaving)));
             }
         }
         Ok(stays(look))
@@ -281,6 +283,11 @@ fn page(target: &[u8]) -> Kept {
     // Queries may name people.
     let path = target.split(|b| *b == b'?').next().unwrap_or_default();
     canonical_path(path).map_or(Kept::Nothing, |path| Kept::Page(path.to_owned()))
+}
+
+/// What a redirect's own headers will be looked at by: only those of shared objects are.
+pub(crate) fn kept_of(client: Client, leaving: Leaving) -> Kept {
+    if matches!(client, Client::Browser(_)) && leaving.is_shared() { Kept::Shared(leaving) } else { Kept::Nothing }
 }
 
 /// Whoever of the object's holders could be sent this client now.

@@ -6,7 +6,7 @@ use p2pcdn_core::sync::Op;
 use crate::first_hand::Look;
 use crate::host::{Host, now_ms};
 use crate::redirect::Leaving;
-use crate::request::{Kept, Request, Returned, Verdict, Watched, gather};
+use crate::request::{Kept, Request, Returned, Verdict, Watched, gather, kept_of};
 use crate::root::Vm;
 
 impl<H: Host> Request<H> {
@@ -20,9 +20,11 @@ impl<H: Host> Request<H> {
             // What leads on or fails is no page whose policy counts.
             Kept::Page(path) if matches!(vm.host.response_status(), Some(200 | 304)) => vm.tally.page(&path),
             Kept::Page(_) => {}
+            Kept::Shared(leaving) => vm.say_once(&leaving),
             Kept::Watched(watched) => {
-                if vm.compare(&watched) {
+                if let Some(leaving) = vm.compare(&watched) {
                     self.verdict = Verdict::Redirected;
+                    self.kept = kept_of(watched.client, leaving);
                     return true;
                 }
             }
@@ -69,13 +71,13 @@ impl<H: Host> Vm<H> {
         host.set_response_header("cross-origin-resource-policy", b"cross-origin");
     }
 
-    /// Sees whether the origin still has the version in the table; `true` if it failed and the client was sent to a replica instead.
-    fn compare(&mut self, watched: &Watched) -> bool {
+    /// Sees whether the origin still has the version in the table; if it failed, and the client was sent to a replica instead, which.
+    fn compare(&mut self, watched: &Watched) -> Option<Leaving> {
         match self.host.response_status() {
             Some(500 | 502..=504) => {
                 self.tally.counts.origin_failures = self.tally.counts.origin_failures.saturating_add(1);
                 self.counted.origin_failures = self.counted.origin_failures.saturating_add(1);
-                return self.settings.rescue && self.rescue(watched);
+                return if self.settings.rescue { self.rescue(watched) } else { None };
             }
             Some(200) if watched.look == Look::Proof => self.compare_version(watched),
             Some(200 | 206) if watched.look == Look::Hint => self.question_version(watched),
@@ -84,7 +86,7 @@ impl<H: Host> Vm<H> {
             Some(_) if watched.look != Look::Nothing => self.tally.questioned.note(watched.key),
             Some(_) => {}
         }
-        false
+        None
     }
 
     /// Only another strong entity tag of the plain representation proves that the table is out of date.
@@ -114,22 +116,22 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    fn rescue(&mut self, watched: &Watched) -> bool {
-        let Some(found) = self.table.find(watched.key) else { return false };
+    fn rescue(&mut self, watched: &Watched) -> Option<Leaving> {
+        let found = self.table.find(watched.key)?;
         let now_ms = now_ms(&self.host);
         let now_s = now_ms / 1000;
         let usable_until_s = u64::from(found.fresh_until_s).saturating_add(found.stale_if_error_s.into());
         let is_usable = self.is_current(now_ms) && usable_until_s > now_s && !self.word.steering.killed;
         if !is_usable {
-            return false;
+            return None;
         }
         gather(&mut self.candidates, &self.table, &found, watched.client);
         let leaving = Leaving::of(&found, now_s);
-        let is_rescued = self.send_away(&watched.ask(), &leaving);
-        if is_rescued {
-            self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
-            self.counted.rescued = self.counted.rescued.saturating_add(1);
+        if !self.send_away(&watched.ask(), &leaving) {
+            return None;
         }
-        is_rescued
+        self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
+        self.counted.rescued = self.counted.rescued.saturating_add(1);
+        Some(leaving)
     }
 }

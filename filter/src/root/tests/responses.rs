@@ -196,6 +196,35 @@ fn a_failing_origin_is_replaced_by_a_replica() {
 }
 
 #[test]
+fn a_redirect_says_once_who_may_read_and_embed_whatever_the_proxys_routes_add() {
+    let browser = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "image")];
+    let image = [&IMAGE[..], &browser].concat();
+    let row = |sharing, embedding| ObjectRow { sharing, embedding, ..row("/a.png", Class::Image) };
+    let said = |sharing, embedding, is_rescued: bool| {
+        let mut site = if is_rescued { Site::idle("") } else { Site::loaded("") };
+        site.root.tick();
+        let steering = if is_rescued { Steering::default() } else { ALL };
+        site.answer(&Update { ops: vec![Op::Object(row(sharing, embedding))], steering, ..nothing_new() });
+        let mut request = site.ask(&image);
+        if is_rescued {
+            site.host.set_response(503, &[]);
+            assert!(request.complete_response());
+        }
+        // The proxy shows the answer that the filter has sent.
+        site.host.set_response(307, &[]);
+        assert!(!request.complete_response());
+        let headers = site.host.response_headers();
+        headers.into_iter().map(|(name, value)| (name, String::from_utf8(value).unwrap())).collect::<Vec<_>>()
+    };
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    for is_rescued in [false, true] {
+        assert_eq!(said(Sharing::SameOrigin, Embedding::Unstated, is_rescued), [], "nothing is looked at twice");
+        let both = [header("access-control-allow-origin", "*"), header("cross-origin-resource-policy", "cross-origin")];
+        assert_eq!(said(Sharing::Anyone, Embedding::Anyone, is_rescued), both);
+    }
+}
+
+#[test]
 fn a_stale_copy_stands_in_for_a_failing_origin_only_as_long_as_the_origin_allowed() {
     let mut site = Site::loaded("");
     site.root.tick();
