@@ -18,6 +18,8 @@ const MAX_VMS: usize = 1024;
 pub struct LoadMeter {
     vms: HashMap<u64, Vm>,
     sent_bytes_per_s: Option<f64>,
+    /// What the agent itself asks the site, per second.
+    looks_per_s: f64,
     killed: bool,
     targets: Targets,
 }
@@ -75,6 +77,11 @@ impl LoadMeter {
     pub fn observe_sent(&mut self, bytes: u64, seconds: f64) {
         let sent = self.sent_bytes_per_s.get_or_insert(0.0);
         average(sent, bytes as f64, seconds);
+    }
+
+    /// Takes in how often the agent itself has asked the site within the last `seconds`: that is no load to be redirected.
+    pub fn observe_looks(&mut self, looks: usize, seconds: f64) {
+        average(&mut self.looks_per_s, looks as f64, seconds);
     }
 
     /// The proxy's counters cannot be read any more.
@@ -138,7 +145,10 @@ impl LoadMeter {
         let eligible_share = if rates.requests > 0.0 { rates.eligible / rates.requests } else { 0.0 };
         let egress = self.visitors_bytes_per_s(now_ms);
         Offered {
-            requests_per_s: Measure { offered: rates.requests, eligible: rates.eligible },
+            requests_per_s: Measure {
+                offered: (rates.requests - self.looks_per_s).max(rates.eligible),
+                eligible: rates.eligible,
+            },
             egress_bytes_per_s: Measure { offered: egress + rates.redirected_bytes, eligible: rates.eligible_bytes },
             in_flight: Measure { offered: in_flight_offered, eligible: in_flight_offered * eligible_share },
         }

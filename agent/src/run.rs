@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::auditor::{self, Auditor};
 use crate::audit::client::AuditClient;
 use crate::catalogue::learn::Learner;
+use crate::catalogue::stranger::Stranger;
 use crate::catalogue::watch::Watcher;
 use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
 use crate::clock::{monotonic_ms, now_s};
@@ -223,7 +224,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
                 Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
-                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
+                    let looks = || Stranger::new(connector.clone(), load.clone(), domain.clone(), time_scale);
+                    let stranger = (!settings.share.unchecked).then(|| Arc::new(looks()));
+                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory, stranger }), hints)
                 }
                 Source::Site(area) => {
                     let learner =

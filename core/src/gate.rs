@@ -20,9 +20,10 @@ use crate::lookup::{HashKey, canonical_path, returned_path};
 use crate::replica_table::{Found, MAX_SET_HOLDERS, ReplicaTable};
 use crate::request_head::RequestHead;
 use crate::sync::{Have, Op};
-use answer::Leaving;
+pub use answer::Leaving;
 use draws::Draws;
 use first_hand::FirstHand;
+pub use first_hand::Look;
 use settings::GateSettings;
 use tally::{Counted, Tally};
 
@@ -105,6 +106,10 @@ pub enum Kept {
     Watched(Watched),
     /// A request that a host sent back, for an object in the table.
     Returned(Returned),
+    /// A request for a page by its path, which the origin answers: [`Gate::see_page`] once it has been seen.
+    Page(String),
+    /// A browser's request that was redirected, for an object that other sites' pages may read or embed.
+    Shared(Leaving),
 }
 
 /// A request that a host sent back.
@@ -125,8 +130,8 @@ pub struct Watched {
     pub key: u64,
     /// See [`crate::sync::ObjectRow::validator`].
     pub validator: u32,
-    /// Whether the answer tells first-hand if the table is right: it is the first in its period, and a stranger's.
-    pub is_first_hand: bool,
+    /// What the answer tells first-hand of whether the table is right.
+    pub look: Look,
     client: Client,
     is_head: bool,
     authority: Vec<u8>,
@@ -161,11 +166,11 @@ impl<'a> Ask<'a> {
 }
 
 impl Watched {
-    fn new(key: u64, validator: u32, is_first_hand: bool, ask: &Ask<'_>) -> Self {
+    fn new(key: u64, validator: u32, look: Look, ask: &Ask<'_>) -> Self {
         Self {
             key,
             validator,
-            is_first_hand,
+            look,
             client: ask.client,
             is_head: ask.is_head,
             authority: ask.authority.to_vec(),
@@ -234,48 +239,50 @@ impl Gate {
         let accepted = judge(head, &self.settings.rules, is_full);
         if accepted == Err(Refusal::Reload) {
             self.refuse(Refusal::Reload);
-            return (Verdict::Local, self.watch(head));
+            return (Verdict::Local, if head.is_page() { page(head.path) } else { self.watch(head) });
         }
         accepted.and_then(|accepted| self.consider(head, accepted, is_full, proxy)).unwrap_or_else(|refusal| {
-            if head.is_page() {
-                self.note_page(head.path);
-            }
             self.refuse(refusal);
-            (Verdict::Local, Kept::Nothing)
+            (Verdict::Local, if head.is_page() { page(head.path) } else { Kept::Nothing })
         })
     }
 
     /// The origin failed to answer a request that nothing was kept of: redirects the client if it may.
     pub fn fail(&mut self, head: &RequestHead<'_>, proxy: &mut impl Surroundings) -> Verdict {
         match self.watch(head) {
-            Kept::Watched(watched) if self.rescue(&watched, proxy) => Verdict::Redirected,
+            Kept::Watched(watched) if self.rescue(&watched, proxy).is_some() => Verdict::Redirected,
             _ => Verdict::Local,
         }
     }
 
-    /// The origin failed to answer: redirects the client if it may, and says whether it did.
-    pub fn rescue(&mut self, watched: &Watched, proxy: &mut impl Surroundings) -> bool {
+    /// The origin failed to answer: redirects the client if it may; what is then to be kept of the redirect.
+    pub fn rescue(&mut self, watched: &Watched, proxy: &mut impl Surroundings) -> Option<Kept> {
         self.tally.counts.origin_failures = self.tally.counts.origin_failures.saturating_add(1);
         self.counted.origin_failures = self.counted.origin_failures.saturating_add(1);
         if !self.settings.rescue {
-            return false;
+            return None;
         }
-        let Some(found) = self.table.find(watched.key) else { return false };
+        let found = self.table.find(watched.key)?;
         let now_ms = proxy.now_ms();
         let now_s = now_ms / 1000;
         let usable_until_s = u64::from(found.fresh_until_s).saturating_add(found.stale_if_error_s.into());
         let is_usable = self.is_current(now_ms) && usable_until_s > now_s && !self.steering.killed;
         if !is_usable {
-            return false;
+            return None;
         }
         gather(&mut self.candidates, &self.table, &found, watched.client);
         let leaving = Leaving::of(&found, now_s);
-        let is_rescued = self.send_away(&watched.ask(), &leaving, proxy);
-        if is_rescued {
-            self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
-            self.counted.rescued = self.counted.rescued.saturating_add(1);
+        if !self.send_away(&watched.ask(), &leaving, proxy) {
+            return None;
         }
-        is_rescued
+        self.tally.counts.rescued = self.tally.counts.rescued.saturating_add(1);
+        self.counted.rescued = self.counted.rescued.saturating_add(1);
+        Some(kept_of(watched.client, leaving))
+    }
+
+    /// A visitor has been shown a page, whose policy matters from now on; what leads on or fails is none.
+    pub fn see_page(&mut self, path: &str) {
+        self.tally.page(path);
     }
 
     /// The origin was seen to have another version: the table does not have the object any more, and the agent will hear.
@@ -301,19 +308,15 @@ impl Gate {
         let ask = Ask::new(head, accepted);
         let key = self.hash_key.of(head.authority, accepted.target.as_bytes());
         match self.table.find(key) {
-            Some(found) if judge_object(ask.client, found.class, found.size, &self.settings.rules).is_ok() => {
-                Kept::Watched(Watched::new(key, found.validator, false, &ask))
+            Some(found) if self.judge_found(&accepted, &found).is_ok() => {
+                Kept::Watched(Watched::new(key, found.validator, Look::Nothing, &ask))
             }
             _ => Kept::Nothing,
         }
     }
 
-    fn note_page(&mut self, target: &[u8]) {
-        // Queries may name people.
-        let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-        if let Ok(path) = canonical_path(path) {
-            self.tally.page(path);
-        }
+    fn judge_found(&self, accepted: &Accepted<'_>, found: &Found<'_>) -> Result<(), Refusal> {
+        judge_object(accepted, found.class, found.size, found.sharing, &self.settings.rules)
     }
 
     /// Looks the object up and, if the request leaves, answers it.
@@ -335,18 +338,18 @@ impl Gate {
             self.tally.wanted.count(key, 1, || target.to_owned());
             return Err(Refusal::Unknown);
         };
-        judge_object(client, found.class, found.size, &self.settings.rules)?;
+        self.judge_found(&accepted, &found)?;
         let validator = found.validator;
-        let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
+        let stays = |look| (Verdict::Local, Kept::Watched(Watched::new(key, validator, look, &ask)));
         if let Err(refusal) = judge_condition(head.etag, validator, |etag| self.hash_key.validator(etag)) {
             self.refuse(refusal);
-            return Ok(stays(false));
+            return Ok(stays(Look::Nothing));
         }
         let now_ms = proxy.now_ms();
         let now_s = now_ms / 1000;
         if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {
             self.refuse(Refusal::Stale);
-            return Ok(stays(false));
+            return Ok(stays(Look::Nothing));
         }
         if !found.holders.iter().any(|id| self.table.holder(*id).is_some_and(|h| !is_blocked(h.blocked, client))) {
             return Err(Refusal::Policy);
@@ -356,15 +359,17 @@ impl Gate {
         self.tally.counts.eligible_bytes = self.tally.counts.eligible_bytes.saturating_add(bytes);
         self.counted.eligible = self.counted.eligible.saturating_add(1);
 
-        let is_seen = self.first_hand.seen(key, now_s);
-        if leaves(&self.steering, is_full, self.draws.ppm()) && (is_seen || is_full) {
+        let leaves = leaves(&self.steering, is_full, self.draws.ppm());
+        // A look is for a request that stays.
+        let look = if leaves && is_full { Look::Nothing } else { self.first_hand.look(key, head.is_plain(), now_s) };
+        if leaves && look == Look::Nothing {
             gather(&mut self.candidates, &self.table, &found, client);
             let leaving = Leaving::of(&found, now_s);
             if self.send_away(&ask, &leaving, proxy) {
-                return Ok((Verdict::Redirected, Kept::Nothing));
+                return Ok((Verdict::Redirected, kept_of(client, leaving)));
             }
         }
-        Ok(stays(!is_seen && head.is_plain()))
+        Ok(stays(look))
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -377,6 +382,19 @@ impl Gate {
         self.tally.counts.requests = self.tally.counts.requests.saturating_add(1);
         self.counted.requests = self.counted.requests.saturating_add(1);
     }
+}
+
+/// A page that a visitor may be about to see.
+fn page(target: &[u8]) -> Kept {
+    // Queries may name people.
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    canonical_path(path).map_or(Kept::Nothing, |path| Kept::Page(path.to_owned()))
+}
+
+/// What a redirect's own headers will be looked at by: only those of shared objects are.
+fn kept_of(client: Client, leaving: Leaving) -> Kept {
+    let is_shared = matches!(client, Client::Browser(_)) && leaving.shared_with().next().is_some();
+    if is_shared { Kept::Shared(leaving) } else { Kept::Nothing }
 }
 
 /// Whoever of the object's holders could be sent this client now.

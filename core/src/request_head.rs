@@ -115,7 +115,7 @@ impl<'a> RequestHead<'a> {
 /// need a preflight (Fetch, section 2.2.2); or a tool's user, and it may be a secret that is not for the host.
 fn is_listed(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 5] = [b":", b"sec-", b"accept-", b"x-forwarded-", b"x-envoy-"];
-    const NAMES: [&[u8]; 22] = [
+    const NAMES: [&[u8]; 23] = [
         b"host",
         b"content-length",
         b"connection",
@@ -138,6 +138,8 @@ fn is_listed(name: &[u8]) -> bool {
         b"want-repr-digest",
         b"want-content-digest",
         b"icy-metadata",
+        // Firefox says by it that it came by an alternative service (RFC 7838, section 5).
+        b"alt-used",
     ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }

@@ -42,7 +42,17 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
     let lack = if status.objects.lacks_replicas { "; hot ones are still being copied" } else { "" };
-    let own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
+    let mut own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
+    let looks = &status.objects.looks;
+    if looks.waiting > 0 {
+        own.push_str(&format!("; {} files are yet to be asked for as a stranger", looks.waiting));
+    }
+    if looks.not_public > 0 {
+        own.push_str(&format!("; {} files are not for strangers and stay here", looks.not_public));
+    }
+    if let Some(trouble) = &looks.trouble {
+        own.push_str(&format!("\nnothing new is shared: {}", plain(trouble)));
+    }
     let hosting = &status.hosting;
     let lease = match (hosting.lease_available_bytes_per_s, hosting.lease_total_bytes_per_s) {
         (now, total) if now == total => format!("leases of {}/s in total", size(total)),

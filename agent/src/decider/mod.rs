@@ -70,6 +70,11 @@ impl Decider {
         match (reply.redirect, kept) {
             (Some(redirect), _) => redirect,
             (None, Kept::Returned(returned)) => open_to_pages(&returned),
+            (None, Kept::Page(path)) => {
+                // What nginx makes of it is not told here.
+                self.gate().see_page(&path);
+                stays()
+            }
             (None, _) => stays(),
         }
     }

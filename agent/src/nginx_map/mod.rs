@@ -243,7 +243,7 @@ impl NginxMap {
             let could_take =
                 |row: &&HolderRow| row.weight > 0 && row.lease_bytes_per_s > 0 && !row.blocked.contains(kind);
             let rows = holders.iter().filter_map(|id| rows.get(id)).filter(could_take);
-            rows.map(|row| Candidate { holder: row.id, weight: row.weight }).collect()
+            rows.map(|row| Candidate { holder: row.id, weight: row.weight, newcomer: row.newcomer }).collect()
         };
         let mut entries = Vec::new();
         // Nothing that goes stale before another file comes.

@@ -46,9 +46,10 @@ pub fn may_leave(kind: Destination, path: &str, row: &ObjectRow, rules: &Rules, 
         (b"sec-fetch-dest", dest),
     ];
     headers.into_iter().for_each(|(name, value)| head.observe(name, value));
-    let is_accepted = judge(&head, rules, false).is_ok_and(|accepted| accepted.client == Client::Browser(kind));
     let is_fresh = u64::from(row.fresh_until_s) > now_s.saturating_add(for_s);
-    is_accepted && is_fresh && judge_object(Client::Browser(kind), row.class, row.size, rules).is_ok()
+    let accepted = judge(&head, rules, false).ok().filter(|accepted| accepted.client == Client::Browser(kind));
+    let may_leave = |accepted| judge_object(&accepted, row.class, row.size, row.sharing, rules).is_ok();
+    is_fresh && accepted.is_some_and(may_leave)
 }
 
 /// Writes the file.
@@ -89,10 +90,10 @@ pub fn render(
             twice.insert(key);
         }
     }
-    let mut sets: BTreeMap<Vec<(u16, u16)>, usize> = BTreeMap::new();
+    let mut sets: BTreeMap<Vec<(u16, u16, bool)>, usize> = BTreeMap::new();
     let mut lines = String::new();
     for entry in entries.iter().filter(|entry| !twice.contains(&(entry.kind, entry.path.to_ascii_lowercase()))) {
-        let set: Vec<_> = entry.candidates.iter().map(|candidate| (candidate.holder, candidate.weight)).collect();
+        let set: Vec<_> = entry.candidates.iter().map(|c| (c.holder, c.weight, c.newcomer)).collect();
         let next = sets.len();
         let number = *sets.entry(set).or_insert_with(|| {
             divide(&mut text, next, &entry.candidates, steering.pure_balancer, authorities);

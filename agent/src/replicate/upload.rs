@@ -289,7 +289,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
-        let terms = Arc::new(Terms::open(testing::database(), admit::tests::host(), 0, 0).unwrap());
+        let terms = Arc::new(Terms::open(testing::database(), admit::tests::host(), testing::book(), 0, 0).unwrap());
         let share = Share {
             classes: vec![],
             min_object_bytes: 0,
@@ -299,6 +299,9 @@ mod tests {
             upload_per_peer_bytes_per_s: 8 * MIB,
             uplink_bytes_per_s: Some(8 * MIB),
             code_paths: vec![],
+            exclude: vec![],
+            heuristic: false,
+            unchecked: false,
             cache_bytes: 0,
             learn_bytes_per_s: 0,
             replicas: 1,

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION};
+use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -29,7 +29,7 @@ use crate::identity::{Membership, OwnRecord};
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
-use admission::{Use, attachment, use_of};
+use admission::{Use, attachment, is_served, use_of};
 use cors::share;
 use leases::{Draw, Leases};
 
@@ -121,6 +121,9 @@ impl ReplicaServer {
         else {
             return self.send_back(&asked, headers);
         };
+        if !is_served(headers, Class::of_content_type(&replica.record.content_type)) {
+            return text(StatusCode::FORBIDDEN, "scripts are for the pages of their origin, with crossorigin\n");
+        }
         let plan = plan(headers, Some(&replica.record.etag), None, replica.record.size);
         let range = match &plan {
             Plan::Full => Some(0..replica.record.size),
@@ -184,6 +187,10 @@ impl ReplicaServer {
         *response.status_mut() = headers::status_of(plan);
         headers::describe(response.headers_mut(), record, plan);
         share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
+        if Class::of_content_type(&record.content_type) == Some(Class::Script) {
+            // Whoever asks in another mode gets another answer.
+            response.headers_mut().insert(VARY, HeaderValue::from_static("origin, sec-fetch-mode"));
+        }
         if use_of(request.headers()) == Use::Window
             && let Ok(disposition) = HeaderValue::try_from(attachment(&record.path))
         {
@@ -203,6 +210,7 @@ impl ReplicaServer {
         if let Ok(location) = HeaderValue::try_from(url) {
             response.headers_mut().insert(LOCATION, location);
         }
+        response.headers_mut().insert(REFERRER_POLICY, headers::NO_REFERRER);
         // It says nothing that was not asked with, so anybody may follow it; the origin then decides who may read.
         share(response.headers_mut(), request, asked.origin, Sharing::Anyone);
         response

@@ -227,6 +227,12 @@ pub struct Share {
     pub upload_per_peer_bytes_per_s: u64,
     /// Bytes per second that the site's uplink carries, where the operator has said so: pulls then give way to visitors.
     pub uplink_bytes_per_s: Option<u64>,
+    /// Prefixes of paths below which nothing is offered.
+    pub exclude: Vec<String>,
+    /// Whether files of a directory are offered without looking whether strangers can have them.
+    pub unchecked: bool,
+    /// Whether what declares no freshness counts as fresh for a tenth of the time that it has not been changed for.
+    pub heuristic: bool,
     /// Prefixes of paths below which styles and scripts are offered.
     pub code_paths: Vec<String>,
     /// Bytes of learned objects that are kept.
@@ -384,6 +390,9 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             upload_bytes_per_s,
             upload_per_peer_bytes_per_s: keys.checked("share.upload_per_peer", Some(&half(upload_bytes_per_s)), rate),
             uplink_bytes_per_s,
+            exclude: keys.each("share.exclude", &[], path_prefix),
+            unchecked: keys.or("share.unchecked", false),
+            heuristic: keys.or("share.heuristic", false),
             code_paths: keys.each("share.code_paths", &[], path_prefix),
             cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
             learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),

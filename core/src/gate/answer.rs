@@ -18,7 +18,7 @@ const MAX_PLACES: usize = 8;
 
 /// What the answer says of the object.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leaving {
+pub struct Leaving {
     sha256: Sha256,
     size: u64,
     sharing: Sharing,
@@ -36,6 +36,15 @@ impl Leaving {
             embedding: found.embedding,
             fresh_for_s: u32::try_from(fresh_for_s).unwrap_or(u32::MAX),
         }
+    }
+
+    /// What the answer says of who else than the origin's pages may read or embed the object.
+    ///
+    /// Where a route of the proxy adds these headers to every answer, a redirect has them twice, and browsers take that for neither (Fetch,
+    /// sections 4.9 and 3.7): whoever can had better say them once.
+    pub fn shared_with(&self) -> impl Iterator<Item = (&'static str, &'static [u8])> {
+        let origin = allowed_origin(self.sharing).map(|value| ("access-control-allow-origin", value));
+        origin.into_iter().chain(resource_policy(self.embedding).map(|value| ("cross-origin-resource-policy", value)))
     }
 }
 
@@ -91,8 +100,7 @@ impl Gate {
             write_lifetime(&mut lifetime, lifetime_s);
             headers.extend([("cache-control", &lifetime[..]), VARY]);
         }
-        headers.extend(allowed_origin(leaving.sharing).map(|value| ("access-control-allow-origin", value)));
-        headers.extend(resource_policy(leaving.embedding).map(|value| ("cross-origin-resource-policy", value)));
+        headers.extend(leaving.shared_with().map(|(name, value)| -> (&str, &[u8]) { (name, value) }));
         headers.extend_from_slice(more);
         proxy.answer(STATUS, &headers, b"");
     }

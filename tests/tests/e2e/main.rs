@@ -43,4 +43,5 @@ mod pause;
 mod policy;
 mod purge;
 mod slow_readers;
+mod strangers;
 mod url_origin;

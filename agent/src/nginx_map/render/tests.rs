@@ -22,7 +22,8 @@ fn rules() -> Rules {
 }
 
 fn entry(path: &str, weights: &[u16]) -> Entry {
-    let candidates = weights.iter().enumerate().map(|(id, weight)| Candidate { holder: id as u16, weight: *weight });
+    let candidate = |(id, weight): (usize, &u16)| Candidate { holder: id as u16, weight: *weight, newcomer: false };
+    let candidates = weights.iter().enumerate().map(candidate);
     Entry { kind: "image", path: path.into(), sha256: Sha256([0xab; 32]), candidates: candidates.collect() }
 }
 

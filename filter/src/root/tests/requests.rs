@@ -193,21 +193,13 @@ fn in_mode_off_it_looks_at_nothing() {
 }
 
 #[test]
-fn an_observer_of_pages_and_wishes_tells_the_agent_of_both() {
+fn what_the_table_does_not_have_is_wanted_and_what_stays_is_counted() {
     let mut site = Site::loaded("");
-    let page = [
-        (":method", "GET"),
-        (":path", "/blog/?who=me"),
-        ("sec-fetch-dest", "document"),
-        ("sec-fetch-mode", "navigate"),
-        ("sec-fetch-site", "none"),
-    ];
-    site.ask(&page);
+    site.get("/new.png?who=me");
     site.get("/new.png");
     site.get("/new.png");
     site.root.tick();
     let report = site.last_report();
-    assert_eq!(report.pages, ["/blog/"]);
     let new = Wanted { target: "/new.png".into(), requests: 2 };
     assert_eq!(report.wanted, [new]);
     let refused = |reason| report.refused.iter().find(|refused| refused.reason == reason).map(|r| r.requests);
