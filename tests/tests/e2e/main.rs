@@ -2,6 +2,7 @@
 
 mod file_server;
 mod origin_server;
+mod pretender;
 mod support;
 
 mod agent_gone;
@@ -22,6 +23,7 @@ mod earlier_holders;
 mod filter_crash;
 mod filter_settings;
 mod freshness;
+mod gossip;
 mod hostile_input;
 mod hosting;
 mod idle;
@@ -29,6 +31,7 @@ mod interrupted_transfer;
 mod keys;
 mod lost_host;
 mod no_loops;
+mod open_membership;
 mod overload;
 mod partition;
 mod pause;
