@@ -329,11 +329,23 @@ impl Site {
     /// # Errors
     /// [`Error::Client`] or [`Error::Json`]; [`Error::Ended`] for a site at a place of its own.
     pub async fn status(&self) -> Result<Value, Error> {
+        self.known("status").await
+    }
+
+    /// What the agent knows by gossip.
+    ///
+    /// # Errors
+    /// As [`Site::status`].
+    pub async fn gossip(&self) -> Result<Value, Error> {
+        self.known("gossip").await
+    }
+
+    async fn known(&self, what: &str) -> Result<Value, Error> {
         if self.is_apart {
-            let printed = self.agent.printed(&["status", "--json", "--config", "agent.toml"])?;
+            let printed = self.agent.printed(&[what, "--json", "--config", "agent.toml"])?;
             return Ok(serde_json::from_slice(&printed)?);
         }
-        Ok(serde_json::from_slice(self.local("/v1/status").await?.body())?)
+        Ok(serde_json::from_slice(self.local(&format!("/v1/{what}")).await?.body())?)
     }
 
     /// What Envoy's admin interface answers for a path, for example `/stats?filter=wasmcustom`.

@@ -80,6 +80,8 @@ enum Command {
     Status(show::Format),
     /// Show this site's objects and who holds them.
     Objects(show::Format),
+    /// Show what other sites say about others, and how much their word counts.
+    Gossip(show::Format),
     /// Take objects out of the table of every worker at once, after a change that must not wait.
     ///
     /// They are found out anew: files are read again, learned objects are fetched again once they are asked for. Nothing takes a
@@ -219,6 +221,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Ban(args) => ask(&load()?, async |agent| trust::ban(agent, args).await),
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
+        Command::Gossip(format) => ask(&load()?, async |agent| show::gossip(agent, format).await),
         Command::Purge(args) => ask(&load()?, async |agent| purge::purge(agent, args).await),
         Command::Deny(command) => ask(&load()?, async |agent| deny::run(agent, command).await),
         Command::Leave(args) => ask(&load()?, async |agent| leave::leave(agent, args).await),

@@ -3,6 +3,7 @@
 mod file_server;
 mod lab_peer;
 mod origin_server;
+mod pretender;
 mod support;
 mod two_faced;
 
@@ -27,6 +28,7 @@ mod filter_crash;
 mod filter_settings;
 mod freshness;
 mod full_state;
+mod gossip;
 mod hostile_input;
 mod hosting;
 mod idle;
@@ -37,6 +39,7 @@ mod neighbours;
 mod nginx;
 mod no_loops;
 mod offer_storm;
+mod open_membership;
 mod overload;
 mod partition;
 mod pause;
