@@ -23,8 +23,8 @@ use hyper::body::Incoming;
 use p2pcdn_agent::decider::{DECIDE_PATH, Decider};
 use p2pcdn_agent::http_server::{Body, empty, read_body, serve, text, with_body};
 use p2pcdn_agent::local_api::SYNC_PATH;
-use p2pcdn_agent::publish::{Board, Exposure};
 use p2pcdn_agent::nginx_map::{NginxMap, NginxSettings, Reload};
+use p2pcdn_agent::publish::{Board, Exposure};
 
 use p2pcdn_agent::settings::DecideSettings;
 use p2pcdn_core::decide::{ONE_PPM, Steering};
