@@ -1,16 +1,16 @@
 //! The agent from start to stop.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+mod error;
+mod sockets;
+mod tasks;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +20,7 @@ use crate::audit::client::AuditClient;
 use crate::catalogue::learn::Learner;
 use crate::catalogue::stranger::Stranger;
 use crate::catalogue::watch::Watcher;
-use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
+use crate::catalogue::{Catalogue, Hints, Source, origin};
 use crate::clock::{monotonic_ms, now_s};
 use crate::decider::Decider;
 use crate::evidence::judge::Bounds;
@@ -29,10 +29,10 @@ use crate::gossip::Gossip;
 use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
-use crate::identity::rotate::{self, RotateError};
+use crate::identity::rotate::{self};
 use crate::identity::{
-    AboutUs, Connector, Counter, Introducer, Membership, MembershipError, NodeCertificate, NodeKey, NodeKeyError,
-    OpenBounds, OwnRecord, OwnRecordError, PeerClient, RosterBounds, TlsSetupError, web_client_config,
+    AboutUs, Connector, Counter, Introducer, Membership, NodeCertificate, NodeKey, OpenBounds, OwnRecord, PeerClient,
+    RosterBounds, web_client_config,
 };
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
@@ -43,7 +43,7 @@ use crate::replicate::host::bookkeeper::Bookkeeper;
 use crate::replicate::host::outbox::Outbox;
 use crate::replicate::host::pull::Puller;
 use crate::replicate::host::scrub::scrub;
-use crate::replicate::host::terms::{Terms, TermsError};
+use crate::replicate::host::terms::Terms;
 use crate::replicate::host::withdraw::{MAX_WAITING, Withdrawer};
 use crate::replicate::origin::holders::Holders;
 use crate::replicate::origin::probe::Prober;
@@ -54,96 +54,19 @@ use crate::reputation::book::Book;
 use crate::reputation::hearing::{Hearing, own_view};
 use crate::serve::ReplicaServer;
 use crate::serve::leases::Leases;
-use crate::settings::{LocalAddress, Settings};
+use crate::settings::Settings;
 use crate::state_db::StateDb;
-use crate::store::{BucketAccess, Location, ReplicaStore, StoreError};
+use crate::store::{BucketAccess, Location, ReplicaStore};
 use crate::telemetry::Metrics;
 
-/// Why the agent could not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The state directory could not be used.
-    #[error("state.directory {path}: {source}; create it and make it writable for this user")]
-    State {
-        /// The directory.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The metadata could not be opened.
-    #[error("{path}: {source}")]
-    Database {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: Box<redb::Error>,
-    },
-    /// A socket could not be opened.
-    #[error("{key} = {address}: {source}")]
-    Listen {
-        /// Its key in the settings.
-        key: &'static str,
-        /// The address.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No key, or not a safe one.
-    #[error(transparent)]
-    NodeKey(#[from] NodeKeyError),
-    /// What former keys have said cannot be read.
-    #[error(transparent)]
-    Rotations(#[from] RotateError),
-    /// No own peer record.
-    #[error(transparent)]
-    OwnRecord(#[from] OwnRecordError),
-    /// No TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// Peers could not be read or written.
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-    /// Replicas could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The terms of hosting could not be read.
-    #[error(transparent)]
-    Terms(#[from] TermsError),
-    /// What was known of peers could not be read.
-    #[error("reputations: {0}")]
-    Book(#[source] Box<redb::Error>),
-    /// Withdrawals that are yet to be told could not be read.
-    #[error("withdrawals: {0}")]
-    Outbox(#[from] Box<redb::Error>),
-    /// The site's own objects have no place to come from.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The content directory cannot be followed.
-    #[error("site.directory: {0}")]
-    Catalogue(#[from] CatalogueError),
-    /// The system gave no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
-}
-
-/// The agent's sockets, open before anything else happens.
-struct Sockets {
-    local: Local,
-    replica: TcpListener,
-    peer: TcpListener,
-    origin: Option<TcpListener>,
-    nginx_log: Option<UdpSocket>,
-}
+pub use error::RunError;
+use sockets::{Local, Sockets};
+use tasks::{Tasks, raise_descriptor_limit};
 
 /// Who finds out what the site's own objects are.
 enum Finder {
     Watcher(Arc<Watcher>, Hints),
     Learner(Arc<Learner>, Hints),
-}
-
-enum Local {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
 }
 
 /// Runs until cancelled, then drains.
@@ -441,72 +364,6 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     }
     tracing::info!("p2pcdn has stopped");
     Ok(outcome?)
-}
-
-/// The agent's parts. If one of them ends, all do: half an agent would let redirects go on by what it no longer checks.
-struct Tasks {
-    tracker: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl Tasks {
-    fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
-        let guard = self.cancel.clone().drop_guard();
-        self.tracker.spawn(async move {
-            let _guard = guard;
-            part.await;
-        });
-    }
-}
-
-/// Each visitor of the embedded origin takes a connection and a file; the usual soft limit of 1024 is soon reached.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-}
-
-impl Sockets {
-    async fn open(settings: &Settings) -> Result<Self, RunError> {
-        let listen = &settings.listen;
-        let local = match &listen.local {
-            LocalAddress::Tcp(address) => Local::Tcp(bind("listen.local", *address).await?),
-            LocalAddress::Unix(path) => Local::Unix(bind_unix(path)?, path.clone()),
-        };
-        let origin = match settings.site.directory {
-            Some(_) => Some(bind("listen.origin", listen.origin).await?),
-            None => None,
-        };
-        let replica = bind("listen.replica", listen.replica).await?;
-        let nginx_log = match settings.nginx.map {
-            Some(_) => Some(bind_datagrams("nginx.log", settings.nginx.log).await?),
-            None => None,
-        };
-        Ok(Self { local, replica, peer: bind("listen.peer", listen.peer).await?, origin, nginx_log })
-    }
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    let listen = |source| RunError::Listen { key, address: address.to_string(), source };
-    TcpListener::bind(address).await.map_err(listen)
-}
-
-async fn bind_datagrams(key: &'static str, address: SocketAddr) -> Result<UdpSocket, RunError> {
-    let listen = |source| RunError::Listen { key, address: address.to_string(), source };
-    UdpSocket::bind(address).await.map_err(listen)
-}
-
-fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
-    let listen = |source| RunError::Listen { key: "listen.local", address: path.display().to_string(), source };
-    // The node key's lock has shown that no other agent runs on this state, so a socket left there is a dead one.
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        std::fs::remove_file(path).map_err(listen)?;
-    }
-    let listener = UnixListener::bind(path).map_err(listen)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listen)?;
-    Ok(listener)
 }
 
 fn open_database(path: &Path) -> Result<StateDb, RunError> {
