@@ -1,12 +1,14 @@
 //! A host that is offered things twice, late and out of order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use p2pcdn_core::object::{Embedding, MAX_RECORD_LIFE_S, ObjectRecord, Sha256, Sharing};
 use sha2::Digest;
+use tokio::sync::mpsc;
 
 use crate::clock::now_s;
+use crate::gossip::proof::Proof;
 use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
     web_client_config,
@@ -28,6 +30,7 @@ struct Offered {
     store: Arc<ReplicaStore>,
     terms: Arc<Terms>,
     puller: Puller,
+    found: Mutex<mpsc::Receiver<Proof>>,
     _directory: tempfile::TempDir,
 }
 
@@ -57,7 +60,9 @@ impl Offered {
             client,
             Arc::<Metrics>::default(),
         );
-        Self { key, origin, store, terms, puller, _directory: directory }
+        let (proofs, found) = mpsc::channel(8);
+        let (puller, found) = (puller.reporting_to(proofs), Mutex::new(found));
+        Self { key, origin, store, terms, puller, found, _directory: directory }
     }
 
     fn record(&self, sequence: u64, bytes: &[u8]) -> (ObjectRecord, Signed) {
@@ -114,6 +119,22 @@ async fn an_offer_that_comes_twice_is_pulled_once() {
     }
     assert_eq!(host.queued(), 1);
     assert_eq!(host.store.usage().total_bytes, 0, "nothing is set aside for what nobody pulls");
+}
+
+#[tokio::test]
+async fn an_origin_that_offers_two_records_as_one_version_is_found_out() {
+    let host = Offered::new().await;
+    let found = || host.found.lock().unwrap().try_recv().ok().map(|proof| proof.verify().unwrap().key);
+    let sequence = crate::identity::sequence::at(now_s());
+    host.hold(sequence).await;
+    assert_eq!(found(), None);
+    let _ = host.offer(host.record(sequence, b"something else").1).await;
+    assert_eq!(found(), Some(host.key.public()), "against what is held");
+    let _ = host.offer(host.record(sequence + 16, b"one").1).await;
+    let _ = host.offer(host.record(sequence + 16, b"other").1).await;
+    assert_eq!(found(), Some(host.key.public()), "against what waits");
+    let _ = host.offer(host.record(sequence + 32, b"later").1).await;
+    assert_eq!(found(), None);
 }
 
 #[tokio::test]
