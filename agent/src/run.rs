@@ -4,7 +4,6 @@ mod error;
 mod sockets;
 mod tasks;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
