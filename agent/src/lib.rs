@@ -28,6 +28,7 @@ pub mod run;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;
+pub mod simulate;
 pub mod state_db;
 pub mod store;
 pub mod telemetry;

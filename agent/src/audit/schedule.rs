@@ -32,7 +32,7 @@ impl Traffic {
     /// Takes in the redirects since the last step, and says how many audits that makes due on average.
     ///
     /// `typical_redirects` is what a holder of this site gets on average in a day: what audits of one that rests go by. Without a budget
-    /// only the floor counts.
+    /// only the floor counts, and at busy sites a lower one.
     pub fn step(
         &mut self,
         need: Need,
@@ -51,7 +51,8 @@ impl Traffic {
             return 0.0;
         }
         let per_day = if need.rests { typical_redirects } else { self.per_day() };
-        let floor = formulas.floor_per_day.min(formulas.floor_share * per_day) * passed;
+        let most = if has_budget { formulas.floor_per_day } else { formulas.floor_without_budget };
+        let floor = most.min(formulas.floor_share * per_day) * passed;
         let by_redirects = f64::from(redirects) * formulas.audits_per_redirect(need.clean);
         let extra = if has_budget { by_redirects } else { 0.0 };
         self.floor_owed = (self.floor_owed + floor - extra).clamp(-formulas.floor_per_day, formulas.floor_per_day);
@@ -145,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_budget_the_floor_remains_and_the_isolated_are_left_alone() {
+    fn without_a_budget_a_lower_floor_remains_and_the_isolated_are_left_alone() {
         let unknown = Need { clean: 0, ..TRUSTED };
-        assert!((audits(unknown, 400, 0.0, false, 10) - 8.0).abs() < 0.5);
+        assert!((audits(unknown, 400, 0.0, false, 10) - 4.0).abs() < 0.5);
         assert_eq!(audits(Need { factor: 0.0, ..TRUSTED }, 400, 0.0, true, 2), 0.0);
     }
 
@@ -170,7 +171,7 @@ mod tests {
         assert!(!budget.has_room());
         budget.note(1 << 30, (1 << 30) / 25, &formulas, 2);
         assert!(budget.has_room(), "4 % is below 6 %");
-        budget.note(1 << 30, (1 << 30) / 25, &formulas, 22 * DAY_MS);
+        budget.note(1 << 30, (1 << 30) / 25, &formulas, 15 * DAY_MS);
         assert!(!budget.has_room(), "4 % is above 2 %");
     }
 

@@ -12,6 +12,7 @@ mod nginx_map;
 mod peer;
 mod purge;
 mod show;
+mod simulate;
 mod trust;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ use crate::identity::rotate::RotateError;
 use crate::nginx_map::BringError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
+use crate::simulate::plots::PlotError;
+use crate::simulate::scenario::ScenarioError;
 use crate::{shutdown, telemetry};
 use client::ClientError;
 use init::InitError;
@@ -121,6 +124,11 @@ enum Command {
     /// The agent does so by itself whenever something has changed. If nginx does not take the file, the one before is put back, and the
     /// error names file and line.
     NginxMap(nginx_map::NginxMapArgs),
+    /// See in virtual time what the rules of trust are worth.
+    ///
+    /// Runs the agent's own code in a made-up world of sites and hosts, some of which are dishonest in ways that a scenario describes. Needs no
+    /// settings and no agent, and is the same for the same seeds. The exit status is 5 if a target is missed.
+    Simulate(simulate::SimulateArgs),
     /// Check the settings and say everything that is wrong with them.
     CheckConfig(check::CheckArgs),
 }
@@ -147,6 +155,12 @@ enum CliError {
     Init(#[from] InitError),
     #[error("{0} of what was looked at would go wrong in browsers")]
     Problems(usize),
+    #[error("{0} targets are missed")]
+    Targets(usize),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Plot(#[from] PlotError),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
     #[error("no map file is named: set nginx.map")]
@@ -167,18 +181,19 @@ enum CliError {
 
 impl CliError {
     /// 1 for what may go better next time, 2 for settings and arguments, 3 if the agent does not run, 4 if it refuses, 5 for what
-    /// `doctor` found.
+    /// `doctor` found, and for targets that `simulate` misses.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Settings(_) | Self::Init(_) | Self::NoMap => 2,
+            Self::Settings(_) | Self::Init(_) | Self::Scenario(_) | Self::NoMap => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
-            Self::Problems(_) => 5,
+            Self::Problems(_) | Self::Targets(_) => 5,
             Self::Backup(_)
             | Self::Rotate(_)
             | Self::Map(_)
             | Self::Tls(_)
             | Self::Run(_)
+            | Self::Plot(_)
             | Self::Client(_)
             | Self::Start(_)
             | Self::Output(_)
@@ -207,6 +222,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Key(command) => Ok(key::run(&load()?, &command)?),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Run => run(load()?),
         Command::NginxMap(args) if args.empty => nginx_map::write_empty(&load()?),
         Command::NginxMap(_) => ask(&load()?, async |agent| nginx_map::write(agent).await),

@@ -158,6 +158,21 @@ impl Judge {
         }
     }
 
+    /// Hosts that browsers should look at before others: suspected ones, and those that somebody found wanting within a day. Whoever makes
+    /// things up only has the host looked at more often.
+    pub fn doubtful(&self, now_ms: u64) -> impl Iterator<Item = &str> {
+        let memory_ms = self.bounds.memory_ms;
+        let is_doubtful = move |record: &Record| match record.state {
+            State::Suspended { .. } => false,
+            State::Suspected { .. } => true,
+            State::Watched => {
+                let mut networks = record.faults.iter().flat_map(|fault| &fault.networks);
+                networks.any(|(_, first_ms)| now_ms.saturating_sub(*first_ms) < memory_ms)
+            }
+        };
+        self.records.iter().filter(move |(_, record)| is_doubtful(record)).map(|(holder, _)| holder.as_str())
+    }
+
     /// Forgets what was reported on a host: it is forgiven, or no peer any more.
     pub fn forget(&mut self, holder: &str) {
         self.records.remove(holder);
@@ -275,7 +290,7 @@ impl Judge {
         least.map(|(holder, excess)| (holder.clone(), excess))
     }
 
-    /// The rate of all other hosts but the worst third of them, which may be in league or as bad.
+    /// The rate of the better half of all other hosts: the worse half may be in league or as bad.
     fn others(&self, holder: &str, fault: Fault) -> Rate {
         let is_compared = |other: &str, record: &Record| {
             other != holder && record.checks > 0.0 && !matches!(record.state, State::Suspended { .. })
@@ -284,7 +299,7 @@ impl Judge {
         let mut rates: Vec<Rate> =
             others.map(|(_, record)| Rate { bad: record.faults[fault as usize].count, of: record.checks }).collect();
         rates.sort_unstable_by(|a, b| (a.bad / a.of).total_cmp(&(b.bad / b.of)).then(b.of.total_cmp(&a.of)));
-        let kept = rates.len() - rates.len() / self.bounds.one_in;
+        let kept = rates.len() - rates.len() / 2;
         let sum = |sum: Rate, rate: &Rate| Rate { bad: sum.bad + rate.bad, of: sum.of + rate.of };
         rates.iter().take(kept).fold(Rate { bad: 0.0, of: 0.0 }, sum)
     }

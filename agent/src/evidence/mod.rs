@@ -2,8 +2,7 @@
 //!
 //! A page includes [`SCRIPT_PATH`], which looks at a sample of the page's own resources at a host that [`WHERE_PATH`] names, as a
 //! redirect would, and reports to [`REPORT_PATH`] what it found. The [`judge`] says when that counts, and the [`Finding`]s go to the
-//! audits. Nothing about visitors is kept but a keyed hash of their networks, in
-//! memory, for a day at most.
+//! audits. Nothing about visitors is kept but a keyed hash of their networks, in memory, for a day at most.
 
 pub mod judge;
 
@@ -225,12 +224,28 @@ impl Evidence {
             .iter()
             .map(|holder| Candidate { holder: holder.id, weight: holder.weight, newcomer: holder.newcomer })
             .collect();
-        let chosen = choose(&candidates, false, 0, getrandom::u32().ok()? % ONE_PPM)?;
+        let doubtful = self.doubtful(&open);
+        let chosen = match getrandom::u32().ok()? % 4 {
+            0 => None,
+            // What there are doubts about is looked at more often, or it would take weeks to be sure.
+            _ => doubtful.get(getrandom::u32().ok()? as usize % doubtful.len().max(1)).copied(),
+        };
+        let chosen = chosen.or_else(|| choose(&candidates, false, 0, getrandom::u32().ok()? % ONE_PPM))?;
         let holder = open.into_iter().find(|holder| holder.id == chosen)?;
         let mut url = Vec::new();
         write_location(&mut url, &holder.authority, self.domain.as_bytes(), &there.sha256, path).then_some(())?;
         let url = String::from_utf8(url).ok()?;
         Some(Place { url, sha256: there.sha256, size: there.size, kind: there.class.name() })
+    }
+
+    /// Those of the hosts that there are doubts about.
+    fn doubtful(&self, open: &[&HolderRow]) -> Vec<u16> {
+        let judge = self.judge();
+        let doubtful: Vec<&str> = judge.doubtful(monotonic_ms()).collect();
+        let is_doubtful = |holder: &&&HolderRow| {
+            self.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
+        };
+        open.iter().filter(is_doubtful).map(|holder| holder.id).collect()
     }
 
     async fn take(&self, request: Request<Incoming>) -> Response<Body> {

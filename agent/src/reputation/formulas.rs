@@ -55,6 +55,9 @@ pub struct Formulas {
     pub floor_per_day: f64,
     /// but not more than this share of its redirects.
     pub floor_share: f64,
+    /// Instead of `floor_per_day` while audits have cost more than they may, so that the budget holds at busy sites even where many peers
+    /// have strikes to make good. Small sites keep their floor, which is a share.
+    pub floor_without_budget: f64,
     /// How much more often a suspected peer is audited.
     pub suspicion_audits: f64,
     /// Clean audits that end a suspicion.
@@ -110,15 +113,16 @@ impl Default for Formulas {
             audits_most: 0.5,
             floor_per_day: 8.0,
             floor_share: 0.2,
+            floor_without_budget: 4.0,
             suspicion_audits: 5.0,
             suspicion_clean: 10,
             suspicion_exposure: 0.5,
             suspicion_ms: DAY_MS,
             immunity_ms: 7 * DAY_MS,
-            suspension_ms: 28 * DAY_MS,
+            suspension_ms: 30 * DAY_MS,
             budget: 0.02,
             early_budget: 0.06,
-            early_ms: 21 * DAY_MS,
+            early_ms: 14 * DAY_MS,
             uniform_share: 0.1,
             grace_ms: 60_000,
             day_ms: DAY_MS,
@@ -174,6 +178,11 @@ impl Formulas {
             ("floor_share", is_share(self.floor_share), "must lie between 0 and 1"),
             ("strike_audits", (0.0..=1e3).contains(&self.strike_audits), "must lie between 0 and 1000"),
             ("suspicion_audits", (0.0..=1e3).contains(&self.suspicion_audits), "must lie between 0 and 1000"),
+            (
+                "floor_without_budget",
+                (0.0..=self.floor_per_day).contains(&self.floor_without_budget),
+                "must not exceed floor_per_day",
+            ),
             ("suspicion_exposure", is_share(self.suspicion_exposure), "must lie between 0 and 1"),
             ("budget", is_share(self.budget), "must lie between 0 and 1"),
             ("early_budget", is_share(self.early_budget), "must lie between 0 and 1"),

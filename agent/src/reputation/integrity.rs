@@ -47,6 +47,11 @@ impl Integrity {
         self.cusum = (self.cusum + formulas.good_step()).max(0.0);
     }
 
+    /// Whether any strike still counts.
+    pub fn is_marked(&self, formulas: &Formulas, now_ms: u64) -> bool {
+        self.strikes.iter().any(|at| now_ms.saturating_sub(*at) < formulas.strike_ms)
+    }
+
     /// Whether it is isolated now.
     pub fn is_isolated(&self, now_ms: u64) -> bool {
         now_ms < self.isolated_until_ms

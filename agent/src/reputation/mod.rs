@@ -282,6 +282,10 @@ impl Reputation {
             State::Isolated { .. } | State::Convicted | State::Banned => return none,
             State::Struck { .. } => self.formulas.strike_audits,
             _ if account.is_suspected(now_ms) => self.formulas.suspicion_audits,
+            // As long as a strike counts, what was made good is not yet forgotten.
+            _ if self.marks(domain).is_some_and(|marks| marks.integrity.is_marked(&self.formulas, now_ms)) => {
+                self.formulas.strike_audits
+            }
             State::Trusted | State::Newcomer | State::Suspended { .. } => 1.0,
         };
         let rests = !self.state(domain, account, now_ms).gets_redirects();

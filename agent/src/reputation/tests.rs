@@ -118,11 +118,11 @@ fn visitors_evidence_rests_redirects_for_longer_each_time() {
     let mut reputation = with(&[("b.example", Membership::Invited)]);
     reputation.suspended("b.example", "three networks", 1);
     reputation.suspended("b.example", "again while it lasts", 2);
-    assert_eq!(state(&reputation, "b.example", 3), State::Suspended { until_ms: 1 + 28 * DAY_MS });
-    reputation.suspended("b.example", "three networks", 29 * DAY_MS);
-    assert_eq!(state(&reputation, "b.example", 30 * DAY_MS), State::Suspended { until_ms: 85 * DAY_MS });
-    reputation.resumed("b.example", 31 * DAY_MS);
-    assert_eq!(state(&reputation, "b.example", 31 * DAY_MS), State::Trusted);
+    assert_eq!(state(&reputation, "b.example", 3), State::Suspended { until_ms: 1 + 30 * DAY_MS });
+    reputation.suspended("b.example", "three networks", 31 * DAY_MS);
+    assert_eq!(state(&reputation, "b.example", 32 * DAY_MS), State::Suspended { until_ms: 91 * DAY_MS });
+    reputation.resumed("b.example", 33 * DAY_MS);
+    assert_eq!(state(&reputation, "b.example", 33 * DAY_MS), State::Trusted);
 }
 
 #[test]

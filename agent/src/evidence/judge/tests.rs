@@ -76,7 +76,7 @@ fn a_host_that_browsers_of_three_networks_find_wanting_is_suspected_once() {
     let findings = story.complaints(Found::Wrong, 2..3, 4);
     assert!(suspects(&findings), "{findings:?}");
     let Finding::Suspect { text, .. } = &findings[0] else { unreachable!() };
-    assert!(text.contains("wrong bytes in 9 of 9 looks, from at least 3 networks, and elsewhere in 0 of 40"), "{text}");
+    assert!(text.contains("wrong bytes in 9 of 9 looks, from at least 3 networks, and elsewhere in 0 of 30"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! A run of the world of sites and hosts.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+
+use super::objects::Objects;
+use super::outcome::{Day, Outcome};
+use super::people::People;
+use super::scenario::{Group, World};
+use super::site::{Common, Site};
+use super::talk::{Talk, WAVE_MS};
+use crate::reputation::formulas::Formulas;
+
+/// When the world begins, in milliseconds since the Unix epoch: any time that is not close to 0.
+pub(super) const START_MS: u64 = 1_800_000_000_000;
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+/// A peer that left comes back after so long.
+const AWAY_MS: u64 = HOUR_MS;
+
+/// Runs the world from its first to its last day; `tick` is called after each.
+pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnMut()) -> Outcome {
+    let mut rng = Rng::with_seed(seed);
+    let objects = Objects::new(world.objects, &mut rng);
+    let mut people = People::new(world, groups, START_MS, &mut rng);
+    let formulas = Formulas::default();
+    let mut sites: Vec<Site> = (0..world.sites).map(|peer| Site::new(peer, world, &formulas)).collect();
+    let mut outcome = Outcome { prefix_share: people.prefix_share(), ..Outcome::default() };
+    let mut seen = Seen::default();
+    let mut talk = world.gossip.then(|| Talk::new(world, &mut rng));
+    let step_ms = u64::from(world.step_minutes) * 60_000;
+    let days = world.days.ceil() as u64;
+    let end_ms = START_MS + (world.days * DAY_MS as f64) as u64;
+    for day_number in 0..days {
+        let mut day = Day::default();
+        let first_ms = START_MS + day_number * DAY_MS;
+        for now_ms in (first_ms..(first_ms + DAY_MS).min(end_ms)).step_by(step_ms as usize) {
+            let mut found_out = Vec::new();
+            if let Some(talk) = &mut talk
+                && (now_ms - START_MS) % WAVE_MS < step_ms
+            {
+                talk.wave(&people, &mut sites, &mut outcome, &mut rng, now_ms);
+            }
+            let common = Common { world, objects: &objects, people: &people, start_ms: START_MS };
+            for site in &mut sites {
+                if (now_ms - START_MS) % HOUR_MS < step_ms {
+                    site.hour(&common, &mut outcome, &mut rng, now_ms);
+                    seen.note(site, &people);
+                }
+                found_out.extend(site.step(&common, &mut day, &mut rng, now_ms));
+            }
+            found_out.sort_unstable();
+            found_out.dedup();
+            found_out.into_iter().for_each(|peer| people.leave(peer, now_ms + AWAY_MS));
+        }
+        let useful = || sites.iter().flat_map(|site| &site.holders).filter(|holder| holder.standing.weight > 0.0);
+        day.holders = useful().count() as u32;
+        day.dishonest_holders = useful().filter(|holder| !people.peers[holder.peer as usize].honest).count() as u32;
+        outcome.days.push(day);
+        tick();
+    }
+    let common = Common { world, objects: &objects, people: &people, start_ms: START_MS };
+    sites.iter().for_each(|site| site.end(&common, &mut outcome));
+    outcome.members_evicted = talk.map_or(0, |talk| talk.evicted(&people));
+    outcome.honest_holders = seen.holders.len() as u32;
+    outcome.honest_isolated = seen.isolated.len() as u32;
+    outcome
+}
+
+/// Honest peers that were holders, and those that were isolated.
+#[derive(Default)]
+struct Seen {
+    holders: BTreeSet<u32>,
+    isolated: BTreeSet<u32>,
+}
+
+impl Seen {
+    fn note(&mut self, site: &Site, people: &People) {
+        for holder in site.holders.iter().filter(|holder| people.peers[holder.peer as usize].honest) {
+            self.holders.insert(holder.peer);
+            let marks = site.reputation.marks(&holder.domain);
+            if marks.is_some_and(|marks| marks.integrity.isolations > 0) {
+                self.isolated.insert(holder.peer);
+            }
+        }
+    }
+}
