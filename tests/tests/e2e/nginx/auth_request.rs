@@ -123,7 +123,7 @@ async fn a_site_whose_agent_never_ran_serves_itself() {
 }
 
 #[tokio::test]
-async fn peers_come_in_by_their_alpn_and_are_known_by_their_address() {
+async fn peers_come_in_by_their_alpn_and_nobody_past_the_split() {
     let (_lab, mut sites) = nginx_lab(Nginx::AuthRequest, ["alpha", "beta"]);
     fill(&sites[1], 2);
     crate::support::introduce(&mut sites).await;
