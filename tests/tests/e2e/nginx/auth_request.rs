@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 use super::serves_itself;
 use crate::file_server;
 use crate::support::{
-    IN_A_ROW, PATIENCE, PRESSURE, assert_sound, befriend, body_digest, busy, damage, fill, get, headers, load,
-    location, metric, nginx_lab, observe, peer, redirect, redirects_to, replica_url,
+    IN_A_ROW, PATIENCE, PRESSURE, assert_sound, befriend, body_digest, busy, fill, get, headers, load, location,
+    metric, nginx_lab, observe, peer, redirect, redirects_to, replica_url,
 };
 
 /// The agent's table ends no later, nor does its word; and then some for a busy machine.
@@ -225,7 +225,6 @@ async fn what_a_host_has_lost_comes_back_and_is_not_redirected_again() {
     })
     .await
     .unwrap();
-    damage(beta, object.versions[0]);
 }
 
 /// Content comes from a web server behind nginx.
