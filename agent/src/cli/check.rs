@@ -55,7 +55,7 @@ fn fits(nginx: &Path, settings: Settings) -> Result<Settings, SettingsErrors> {
 /// Keys whose values nginx's configuration should have and has not.
 fn missing(nginx: &str, settings: &Settings) -> Vec<(String, String)> {
     let lines: Vec<&str> = nginx.lines().map(|line| line.split('#').next().unwrap_or_default()).collect();
-    let has = |value: &str| lines.iter().any(|line| line.contains(value));
+    let has = |value: &str| lines.iter().any(|line| has_whole(line, value));
     let host = |authority: &str| authority.split(':').next().unwrap_or_default().to_owned();
     let listen = &settings.listen;
     let mut wanted = vec![
@@ -71,6 +71,15 @@ fn missing(nginx: &str, settings: &Settings) -> Vec<(String, String)> {
         None => wanted.extend([("listen.local", listen.local.to_string()), ("decide", "auth_request".into())]),
     }
     wanted.into_iter().filter(|(_, value)| !has(value)).map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Whether the value stands there, and not as a part of a longer one.
+fn has_whole(line: &str, value: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    line.match_indices(value).any(|(at, _)| {
+        let (before, after) = (&line[..at], &line[at + value.len()..]);
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
 }
 
 #[cfg(test)]

@@ -131,9 +131,9 @@ fn until_it_knows_replicas_and_while_the_site_copes_everything_stays() {
 fn requests_that_are_told_of_badly_stay() {
     let decider = loaded("{}", ALL);
     assert!(leaves(&decider, &GET));
-    for missing in 0..GET.len() {
-        let rest: Vec<_> = (0..GET.len()).filter(|at| *at != missing).map(|at| GET[at]).collect();
-        assert!(!leaves(&decider, &rest), "without {}", GET[missing].0);
+    for missing in GET {
+        let rest: Vec<_> = GET.into_iter().filter(|header| *header != missing).collect();
+        assert!(!leaves(&decider, &rest), "without {}", missing.0);
     }
     for repeated in &GET[1..] {
         assert!(!leaves(&decider, &[&GET[..], &[*repeated]].concat()), "{repeated:?} twice");
