@@ -7,6 +7,7 @@
 //! [`outcome`], always the same; [`report`] makes figures of those, and [`plots`] pictures.
 
 mod cost;
+pub mod figure;
 mod objects;
 pub mod outcome;
 mod people;

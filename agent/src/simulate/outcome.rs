@@ -1,6 +1,6 @@
 //! What came of one run, and the figures that are read off it.
 
-use super::scenario::{Figure, Measure, Unit};
+use super::figure::{Figure, Measure, Unit};
 
 /// Everything that is counted in one run.
 #[derive(Debug, Clone, Default, PartialEq)]

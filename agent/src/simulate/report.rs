@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Runs;
+use super::figure::{Figure, Shown, Unit};
 use super::outcome::Outcome;
-use super::scenario::{Figure, Scenario, Shown, Unit};
+use super::scenario::Scenario;
 
 /// One figure of one scenario. Shares are fractions of 1, bytes are bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -46,6 +46,14 @@ fn where_all_are_honest_nobody_loses_anything() {
 }
 
 #[test]
+fn honest_peers_that_fail_far_too_often_are_isolated_and_counted() {
+    let faulty = Group { honest: true, ..group(Behaviour { corrupt: 0.3, ..Behaviour::default() }) };
+    let outcome = outcome(&small(), &[faulty]);
+    assert!(outcome.honest_isolated > 0 && outcome.honest_isolated < outcome.honest_holders, "{outcome:?}");
+    assert_eq!(total(&outcome, |day| day.dishonest), 0);
+}
+
+#[test]
 fn newcomers_get_a_tenth_on_the_first_day_and_all_of_it_later() {
     let days = outcome(&small(), &[]).days;
     let share = |day: usize| days[day].redirects as f64 / (days[day].redirects + days[day].stayed) as f64;

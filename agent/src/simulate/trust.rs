@@ -27,7 +27,6 @@ pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnM
     let formulas = Formulas::default();
     let mut sites: Vec<Site> = (0..world.sites).map(|peer| Site::new(peer, world, &formulas)).collect();
     let mut outcome = Outcome { prefix_share: people.prefix_share(), ..Outcome::default() };
-    let mut seen = Seen::default();
     let mut talk = world.gossip.then(|| Talk::new(world, &mut rng));
     let step_ms = u64::from(world.step_minutes) * 60_000;
     let days = world.days.ceil() as u64;
@@ -46,7 +45,6 @@ pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnM
             for site in &mut sites {
                 if (now_ms - START_MS) % HOUR_MS < step_ms {
                     site.hour(&common, &mut outcome, &mut rng, now_ms);
-                    seen.note(site, &people);
                 }
                 found_out.extend(site.step(&common, &mut day, &mut rng, now_ms));
             }
@@ -63,26 +61,21 @@ pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnM
     let common = Common { world, objects: &objects, people: &people, start_ms: START_MS };
     sites.iter().for_each(|site| site.end(&common, &mut outcome));
     outcome.members_evicted = talk.map_or(0, |talk| talk.evicted(&people));
-    outcome.honest_holders = seen.holders.len() as u32;
-    outcome.honest_isolated = seen.isolated.len() as u32;
+    count_honest(&sites, &people, &mut outcome);
     outcome
 }
 
-/// Honest peers that were holders, and those that were isolated.
-#[derive(Default)]
-struct Seen {
-    holders: BTreeSet<u32>,
-    isolated: BTreeSet<u32>,
-}
-
-impl Seen {
-    fn note(&mut self, site: &Site, people: &People) {
-        for holder in site.holders.iter().filter(|holder| people.peers[holder.peer as usize].honest) {
-            self.holders.insert(holder.peer);
-            let marks = site.reputation.marks(&holder.domain);
-            if marks.is_some_and(|marks| marks.integrity.isolations > 0) {
-                self.isolated.insert(holder.peer);
+/// How many honest peers were holders somewhere, and how many of them some site isolated.
+fn count_honest(sites: &[Site], people: &People, outcome: &mut Outcome) {
+    let honest: BTreeSet<&str> = people.peers.iter().filter(|peer| peer.honest).map(|peer| &*peer.domain).collect();
+    let (mut holders, mut isolated) = (BTreeSet::new(), BTreeSet::new());
+    for reputation in sites.iter().map(|site| &site.reputation) {
+        for domain in reputation.domains().filter_map(|domain| honest.get(domain.as_str())) {
+            holders.insert(*domain);
+            if reputation.marks(domain).is_some_and(|marks| marks.integrity.isolations > 0) {
+                isolated.insert(*domain);
             }
         }
     }
+    (outcome.honest_holders, outcome.honest_isolated) = (holders.len() as u32, isolated.len() as u32);
 }
