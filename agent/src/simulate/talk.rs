@@ -92,8 +92,8 @@ impl Talk {
             .collect();
         self.count_partners(people, &views, outcome);
         for round in 0..MAX_ROUNDS {
-            for caller in 0..sites.len() {
-                self.call(caller, &views[caller], round, people, &lies, rng, now_s);
+            for (caller, view) in views.iter().enumerate().take(sites.len()) {
+                self.call(caller, view, round, people, &lies, rng, now_s);
             }
             self.turns += 1;
             let first = self.tables[0].summary();
