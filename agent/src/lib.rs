@@ -3,6 +3,9 @@
 //! An object travels from the [`catalogue`] (what this site has) through [`replicate`] (who may copy it) into other sites'
 //! [`store`]s, from which they [`serve`] it; what came of that is [`publish`]ed to the filter over the [`local_api`], together with
 //! how much to redirect, which follows from the [`load`]. [`identity`] says who is who.
+//!
+//! What hosts serve is looked at by [`audit`] and judged by [`reputation`], which hears of others by [`gossip`] and of visitors by
+//! [`evidence`]; [`simulate`] runs those rules in made-up worlds. For proxies without the filter, the [`decider`] decides or a [`nginx_map`] does.
 
 pub mod audit;
 pub mod catalogue;

@@ -28,7 +28,7 @@ use crate::gossip::Gossip;
 use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
-use crate::identity::rotate::{self};
+use crate::identity::rotate;
 use crate::identity::{
     AboutUs, Connector, Counter, Introducer, Membership, NodeCertificate, NodeKey, OpenBounds, OwnRecord, PeerClient,
     RosterBounds, web_client_config,

@@ -117,6 +117,13 @@ impl Auditor {
         }
     }
 
+    /// The operator holds nothing against a holder any more: what visitors reported of it is forgotten.
+    pub fn forgiven(&self, domain: &str) {
+        if let Some(evidence) = &self.parts.evidence {
+            evidence.forget(domain);
+        }
+    }
+
     /// Audits whoever is due until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
@@ -235,8 +242,8 @@ impl Auditor {
             tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
         }
         let answer = answer.ok();
-        let formulas_grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
-        let is_recent = monotonic_ms().saturating_sub(object.since_ms) < formulas_grace_ms;
+        let grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
+        let is_recent = monotonic_ms().saturating_sub(object.since_ms) < grace_ms;
         let former = object.former.filter(|_| is_recent);
         let expected = Expected { record, extent, former, lease_bytes_per_s: holder.lease_bytes_per_s };
         let verdict = verdict(&expected, answer.as_ref());
@@ -329,7 +336,7 @@ impl Auditor {
                 }
             }
         }
-        let any = || self.parts.board.any_of(domain, (draw() * u64::MAX as f64) as u64);
+        let any = || self.parts.board.any_of(domain, getrandom::u64().unwrap_or_default());
         (0..TRIES).find_map(|_| present(&any()?))
     }
 

@@ -15,7 +15,7 @@ pub(super) struct NginxMapArgs {
     pub(super) empty: bool,
 }
 
-/// Writes that file unless there is one.
+/// Writes that file in place of whatever is there.
 pub(super) fn write_empty(settings: &Settings) -> Result<(), CliError> {
     let file = settings.nginx.map.as_ref().ok_or(CliError::NoMap)?;
     replace(file, empty(&settings.site.domain).as_bytes())?;

@@ -1,4 +1,4 @@
-//! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
+//! The local socket: the filter's sync, decisions for nginx, the command line and metrics. Whoever reaches it controls the agent.
 
 mod decide;
 mod holders;

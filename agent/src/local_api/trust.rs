@@ -51,8 +51,11 @@ pub struct TrustedPeer {
 
 impl LocalApi {
     pub(super) fn trust(&self) -> TrustStatus {
+        // Before the book is opened: whoever has the holders may be waiting for it.
+        let holders = self.holders.list();
+        let needed = |domain: &str| holders.get(domain).map_or(0.0, |holder| holder.redirected_bytes_per_s);
         let peer = |reputation: &Reputation, domain: &String, now_ms| {
-            let why = reputation.why(domain, self.needed(domain), now_ms)?;
+            let why = reputation.why(domain, needed(domain), now_ms)?;
             let account = reputation.account(domain)?;
             Some(TrustedPeer {
                 domain: domain.clone(),
@@ -80,16 +83,15 @@ impl LocalApi {
             TRUST_BAN_PATH => reputation.ban(&domain, now_ms),
             _ => true,
         });
-        let needed = self.needed(&domain);
+        if let Some(auditor) = self.auditor.as_ref().filter(|_| path == TRUST_FORGIVE_PATH) {
+            auditor.forgiven(&domain);
+        }
+        let needed = self.holders.list().get(&domain).map_or(0.0, |holder| holder.redirected_bytes_per_s);
         let why: Option<Explanation> = self.book.judge(|reputation, now_ms| reputation.why(&domain, needed, now_ms));
         self.holders.review();
         match why.filter(|_| is_known) {
             Some(why) => json(StatusCode::OK, &why),
             None => refuse("unknown_peer", format!("nothing is known of {domain}; p2pcdn peers lists who is known")),
         }
-    }
-
-    fn needed(&self, domain: &str) -> f64 {
-        self.holders.list().get(domain).map_or(0.0, |holder| holder.redirected_bytes_per_s)
     }
 }

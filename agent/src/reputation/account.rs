@@ -134,7 +134,7 @@ struct Suspicion {
     by_hearsay: bool,
 }
 
-/// What is known first-hand of one peer. What is known of its bytes stays with its registrable domain, in [`Integrity`].
+/// What is known first-hand of one peer. What is known of its bytes stays with its registrable domain, in [`super::Marks`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     /// How it came to be a peer.
@@ -186,7 +186,7 @@ impl Account {
         account
     }
 
-    /// Takes in one audit; the peer's bytes are for [`Integrity`] to judge.
+    /// Takes in one audit; the peer's bytes are for [`super::Marks`].
     pub fn audited(&mut self, verdict: Verdict, path: &str, formulas: &Formulas, now_ms: u64) {
         if let Some(count) = self.audits.get_mut(verdict as usize) {
             *count = count.saturating_add(1);
@@ -234,13 +234,12 @@ impl Account {
         true
     }
 
-    /// Lets redirects rest for visitors' sake; returns until when.
-    pub fn suspend(&mut self, because: &str, formulas: &Formulas, now_ms: u64) -> u64 {
+    /// Lets redirects rest for visitors' sake.
+    pub fn suspend(&mut self, because: &str, formulas: &Formulas, now_ms: u64) {
         self.suspensions = self.suspensions.saturating_add(1);
         self.suspended_until_ms = now_ms.saturating_add(formulas.suspension(self.suspensions));
         let event = Event::Suspended { until_ms: self.suspended_until_ms, because: shorten(because) };
         self.note(event, now_ms);
-        self.suspended_until_ms
     }
 
     /// The operator forgives everything that was held against it.

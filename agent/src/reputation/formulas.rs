@@ -131,7 +131,8 @@ impl Default for Formulas {
 }
 
 impl Formulas {
-    /// The same with every period multiplied by `time_scale`; no period falls below a millisecond.
+    /// The same with every period multiplied by `time_scale` but `grace_ms`, which goes by connections that no lab scales; none falls below
+    /// a millisecond.
     pub fn scaled(mut self, time_scale: f64) -> Self {
         let [short, long] = &mut self.half_lives_ms;
         for period in [

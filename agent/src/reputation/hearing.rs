@@ -10,6 +10,7 @@ use super::account::{Account, Cause, Verdict};
 use super::book::Book;
 use crate::gossip::hearsay::OwnView;
 use crate::gossip::proof::Proof;
+use crate::gossip::statements::LIST_PERIOD_S;
 use crate::gossip::{Event, Gossip};
 use crate::replicate::origin::holders::Holders;
 
@@ -24,7 +25,7 @@ pub struct Hearing {
 }
 
 /// How often own observations are told, before `time_scale`.
-const TELL_EVERY: Duration = Duration::from_secs(6 * 3600);
+const TELL_EVERY: Duration = Duration::from_secs(LIST_PERIOD_S);
 
 impl Hearing {
     /// Acts on what gossip brings up, hands on proofs that were found here, and tells what own audits found, until cancelled.

@@ -114,7 +114,7 @@ pub enum Csp {
 /// The agent's sockets.
 #[derive(Debug, Clone)]
 pub struct Listen {
-    /// For the filter, the command line and metrics; never routed from outside.
+    /// For the filter or nginx, the command line and metrics; never routed from outside.
     pub local: LocalAddress,
     /// HTTP behind the proxy: replicas and the peer document.
     pub replica: SocketAddr,

@@ -156,7 +156,9 @@ async fn a_host_that_serves_pages_badly_and_agents_well_is_suspected_and_then_su
     assert!(network >= suspected_by + 3, "it takes three further networks");
     assert_eq!((found(alpha, "suspect").await, found(alpha, "suspend").await), (1, 1), "and nobody else");
     poll(PATIENCE, "what an operator reads", async || match alpha.agent.tail() {
-        log if log.contains("host seems to tell this site from its visitors: visitors' browsers got wrong bytes") => {
+        log if log
+            .contains("host tells audits from visitors, no more redirects: visitors' browsers got wrong bytes") =>
+        {
             Ok(())
         }
         log => Err(log),
