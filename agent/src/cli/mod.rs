@@ -155,7 +155,7 @@ enum CliError {
     Init(#[from] InitError),
     #[error("{0} of what was looked at would go wrong in browsers")]
     Problems(usize),
-    #[error("{0} targets are missed")]
+    #[error("targets missed: {0}")]
     Targets(usize),
     #[error(transparent)]
     Scenario(#[from] ScenarioError),

@@ -41,7 +41,6 @@ pub(super) struct Talk {
     /// The sites', and one that all liars share.
     tables: Vec<Table>,
     seeds: Vec<Seed>,
-    turns: u64,
     heard: Vec<HashMap<Sha256, u64>>,
     /// Whom a key belongs to.
     owners: HashMap<Sha256, u32>,
@@ -59,7 +58,7 @@ impl Talk {
         let seeds = (0..world.sites).map(|_| [rng.u64(..), rng.u64(..)]).collect();
         let heard = (0..world.sites).map(|_| HashMap::new()).collect();
         let (owners, domains, domain_of) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { tables, seeds, turns: 0, heard, owners, domain_of, domains, known: Vec::new(), first: Vec::new() }
+        Self { tables, seeds, heard, owners, domain_of, domains, known: Vec::new(), first: Vec::new() }
     }
 
     /// Everybody's lists, and the rounds after that.
@@ -92,10 +91,9 @@ impl Talk {
             .collect();
         self.count_partners(people, &views, outcome);
         for round in 0..MAX_ROUNDS {
-            for (caller, view) in views.iter().enumerate().take(sites.len()) {
+            for (caller, view) in views.iter().enumerate() {
                 self.call(caller, view, round, people, &lies, rng, now_s);
             }
-            self.turns += 1;
             let first = self.tables[0].summary();
             let is_crowded = round < CROWDED_ROUNDS && !lies.crowd.is_empty();
             if self.tables[..league].iter().all(|table| table.summary() == first) && !is_crowded {
