@@ -201,7 +201,6 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let auditor = catalogue.clone().map(|catalogue| {
         let parts = auditor::Parts {
             catalogue,
-            membership: membership.clone(),
             board: board.clone(),
             holders: holders.clone(),
             book: book.clone(),
@@ -284,7 +283,12 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         metrics: metrics.clone(),
     });
 
-    let hearing = Hearing { book: book.clone(), gossip: gossip.clone(), holders: holders.clone() };
+    let hearing = Hearing {
+        book: book.clone(),
+        gossip: gossip.clone(),
+        membership: membership.clone(),
+        holders: holders.clone(),
+    };
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use p2pcdn_core::lookup::REPLICA_PREFIX;
+use p2pcdn_core::lookup::{REPLICA_PREFIX, RETURN_PREFIX};
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,11 +20,11 @@ use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::{judging_now_ms, monotonic_ms, now_s};
 use crate::evidence::Evidence;
 use crate::evidence::judge::Finding;
-use crate::identity::{Connector, Membership, Peer};
+use crate::identity::Connector;
 use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
 use crate::reputation::Audited;
-use crate::reputation::account::{Cause, Membership as Joined, Verdict};
+use crate::reputation::account::{Cause, Verdict};
 use crate::reputation::book::Book;
 use crate::telemetry::Metrics;
 
@@ -40,8 +40,6 @@ pub struct Auditor {
 pub struct Parts {
     /// The site's own objects.
     pub catalogue: Arc<Catalogue>,
-    /// Who is a peer.
-    pub membership: Arc<Membership>,
     /// Who holds them.
     pub board: Arc<Board>,
     /// Leases, and the weights that verdicts change.
@@ -90,6 +88,8 @@ const AUDITS_OF_SUSPECT: usize = MAX_AUDITS_OF_PEER;
 const MEASURABLE_BYTES: usize = 128 * 1024;
 /// Choices that are made before any object will do.
 const TRIES: usize = 8;
+/// Peers that were well and are asked, beside the site's own name, before this site suspects itself.
+const CONTROLS: usize = 3;
 /// Longest wait for a control fetch.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -182,13 +182,14 @@ impl Auditor {
     /// Holders to audit now, `room` at most, with the copy that a hint is about.
     fn due(&self, room: usize) -> Vec<(String, Option<Copy>)> {
         let now_ms = judging_now_ms();
-        let peers = self.parts.membership.peers();
-        self.parts.book.meet(peers.iter().map(|peer| (&*peer.record.domain, joined(peer))));
         let listed: Vec<String> = self.parts.holders.list().into_keys().collect();
         let mut state = self.state();
         let state = &mut *state;
         state.peers.retain(|domain, peer| peer.running > 0 || listed.contains(domain));
-        let holding: Vec<&String> = listed.iter().filter(|domain| self.parts.board.held_by(domain) > 0).collect();
+        let mut holding: Vec<&String> = listed.iter().filter(|domain| self.parts.board.held_by(domain) > 0).collect();
+        // Where slots are short, nobody is always first.
+        let first = (draw() * holding.len() as f64) as usize;
+        holding.rotate_left(first);
         let per_day: f64 = state.peers.values().map(|peer| peer.traffic.per_day()).sum();
         let typical = per_day / holding.len().max(1) as f64;
         let formulas = self.parts.book.judge(|reputation, _| reputation.formulas().clone());
@@ -226,7 +227,10 @@ impl Auditor {
         due
     }
 
+    /// `hinted` is a copy that a client's word is about. Clients choose what they speak of, and may be the host's friends or foes: what such
+    /// an audit finds counts only where it finds wrong bytes, and a copy that is not there.
     async fn audit(&self, domain: &str, hinted: Option<Copy>) {
+        let is_hinted = hinted.is_some();
         let Some(object) = self.choose(domain, hinted) else { return };
         let Some(holder) = self.parts.holders.list().remove(domain) else { return };
         let record = &object.record;
@@ -245,7 +249,9 @@ impl Auditor {
         let grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
         let is_recent = monotonic_ms().saturating_sub(object.since_ms) < grace_ms;
         let former = object.former.filter(|_| is_recent);
-        let expected = Expected { record, extent, former, lease_bytes_per_s: holder.lease_bytes_per_s };
+        let return_url = format!("https://{}{RETURN_PREFIX}{}", self.domain, record.path.trim_start_matches('/'));
+        let lease_bytes_per_s = holder.lease_bytes_per_s;
+        let expected = Expected { record, extent, former, lease_bytes_per_s, return_url: &return_url };
         let verdict = verdict(&expected, answer.as_ref());
         let bytes = answer.as_ref().map_or(0, |answer| answer.body.len());
         if let Some(peer) = self.state().peers.get_mut(domain) {
@@ -257,7 +263,14 @@ impl Auditor {
         if verdict == Verdict::Missing && !is_current {
             return;
         }
-        if verdict == Verdict::Unreachable && self.is_own_fault(domain).await {
+        if is_hinted && verdict != Verdict::WrongBytes {
+            if verdict == Verdict::Missing {
+                self.parts.board.set_holder(&record.path, &record.sha256, domain, false);
+            }
+            return;
+        }
+        // Whoever has answered anything can be reached.
+        if answer.is_none() && self.is_own_fault(domain).await {
             return;
         }
         let bytes_per_s = answer.filter(|_| bytes >= MEASURABLE_BYTES && verdict != Verdict::Unreachable);
@@ -271,7 +284,8 @@ impl Auditor {
         self.parts.metrics.audited(domain, verdict);
         self.parts.book.judge(|reputation, now_ms| reputation.audited(domain, audited, now_ms));
         if let Some(evidence) = &self.parts.evidence {
-            evidence.audited(domain, verdict == Verdict::Good);
+            // Whoever fails otherwise for once has not shown auditors what it shows visitors.
+            evidence.audited(domain, verdict != Verdict::WrongBytes);
         }
         match verdict {
             Verdict::Good => {}
@@ -287,23 +301,28 @@ impl Auditor {
         self.parts.holders.review();
     }
 
-    /// Whether it is this site that cannot reach anybody: many fail together, and so does one that was well or, if nobody is, the site's
-    /// own public name.
+    /// Whether it is this site that cannot reach anybody: many fail together, and so do all of some that were well and the site's own
+    /// public name.
     async fn is_own_fault(&self, domain: &str) -> bool {
         let now_ms = judging_now_ms();
-        let control = {
+        let mut controls = {
             let mut state = self.state();
             state.doubt.note(domain, Verdict::Unreachable, now_ms);
             if !state.doubt.calls_for_control(now_ms) {
                 return false;
             }
-            state.doubt.any_reachable().unwrap_or_else(|| self.domain.clone())
+            state.doubt.reachable(CONTROLS)
         };
-        let answer = self.parts.connector.get_web(&control, PEER_DOCUMENT_PATH, 64 * 1024, CONTROL_TIMEOUT).await;
-        if let Err(error) = &answer {
-            tracing::warn!(%control, %error, "many peers fail together and so does a control: this site may be cut off");
+        controls.push(self.domain.clone());
+        for control in &controls {
+            // One alone may be in league with those that fail.
+            let answer = self.parts.connector.get_web(control, PEER_DOCUMENT_PATH, 64 * 1024, CONTROL_TIMEOUT).await;
+            if answer.is_ok() {
+                return false;
+            }
         }
-        answer.is_err()
+        tracing::warn!(?controls, "many peers fail together and so do all controls: this site may be cut off");
+        true
     }
 
     /// What to ask a holder for: the copy that is in doubt, else by popularity or at random.
@@ -343,10 +362,6 @@ impl Auditor {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn joined(peer: &Peer) -> Joined {
-    if peer.invited { Joined::Invited } else { Joined::Open }
 }
 
 /// Uniform in 0..1. Without random numbers audits would be foreseeable, but still audits.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
@@ -60,16 +60,15 @@ impl AuditClient {
         let response = tokio::time::timeout(HEAD_TIMEOUT, self.open(target, guise)).await.map_err(late)??;
         let status = response.status().as_u16();
         let content_type = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_vec());
-        let needed = match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => bytes_needed(target.extent, status, target.size),
-            _ => 0,
-        };
+        let location = response.headers().get(LOCATION).map(|value| value.as_bytes().to_vec());
+        let is_coded = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+        let is_success = response.status().is_success();
+        let needed = if is_success { bytes_needed(target.extent, status, target.size) } else { 0 };
         let is_whole = target.extent == Extent::Whole;
-        let reading = read(response.into_body(), needed, is_whole);
-        // What did not come in time did not come.
-        let (body, is_complete) = tokio::time::timeout(patience, reading).await.unwrap_or_default();
+        let deadline = tokio::time::Instant::now() + patience;
+        let (body, is_complete) = read(response.into_body(), needed, is_whole, deadline).await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Answer { status, content_type, body, is_complete, took_ms })
+        Ok(Answer { status, content_type, location, is_coded, body, is_complete, took_ms })
     }
 
     async fn open(&self, target: &Target<'_>, guise: Guise) -> Result<Response<Incoming>, EgressError> {
@@ -106,12 +105,14 @@ impl AuditClient {
     }
 }
 
-/// At most `needed` bytes, and whether that is all of them; a whole body is complete if it ends after them, however long it is then.
-async fn read(mut body: Incoming, needed: u64, is_whole: bool) -> (Bytes, bool) {
+/// At most `needed` bytes, and whether that is all of them; a whole body is complete if it ends after them, however long it is then. What did not
+/// come by the deadline did not come.
+async fn read(mut body: Incoming, needed: u64, is_whole: bool, deadline: tokio::time::Instant) -> (Bytes, bool) {
     let declared = body.size_hint().exact();
     let mut taken = BytesMut::new();
     while (taken.len() as u64) < needed || (is_whole && !body.is_end_stream()) {
-        match body.frame().await {
+        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else { return (taken.freeze(), false) };
+        match frame {
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
                 taken.extend_from_slice(&data);

@@ -24,13 +24,11 @@ impl Doubt {
         self.last.insert(domain.to_owned(), (now_ms, verdict == Verdict::Unreachable));
     }
 
-    /// Somebody who did not fail.
-    pub fn any_reachable(&self) -> Option<String> {
-        self.last
-            .iter()
-            .filter(|(_, (_, fails))| !fails)
-            .max_by_key(|(_, (at, _))| *at)
-            .map(|(domain, _)| domain.clone())
+    /// So many who did not fail, those who were asked last first.
+    pub fn reachable(&self, most: usize) -> Vec<String> {
+        let mut reachable: Vec<_> = self.last.iter().filter(|(_, (_, fails))| !fails).collect();
+        reachable.sort_by_key(|(_, (at, _))| std::cmp::Reverse(*at));
+        reachable.into_iter().take(most).map(|(domain, _)| domain.clone()).collect()
     }
 
     /// Whether so many fail together that a control fetch has to tell whose fault it is.

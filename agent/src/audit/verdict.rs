@@ -18,6 +18,8 @@ pub struct Expected<'a> {
     pub former: Option<Sha256>,
     /// Bytes per second that the host grants; 0 if nobody knows.
     pub lease_bytes_per_s: u64,
+    /// The only place where a host may send a client: back home.
+    pub return_url: &'a str,
 }
 
 /// What came.
@@ -27,6 +29,10 @@ pub struct Answer {
     pub status: u16,
     /// Content type, as sent.
     pub content_type: Option<Vec<u8>>,
+    /// Where the client is sent, as sent.
+    pub location: Option<Vec<u8>>,
+    /// Whether the body is in another coding than the origin's.
+    pub is_coded: bool,
     /// The body, or as much of it as the extent needs.
     pub body: Bytes,
     /// Whether the body ended as announced, or is as long as the extent needs.
@@ -43,18 +49,26 @@ const SLOWNESS: u64 = 8;
 /// The verdict on an answer, or on there being none; nothing where it proves nothing, since the version was being replaced.
 pub fn verdict(expected: &Expected<'_>, answer: Option<&Answer>) -> Option<Verdict> {
     let Some(answer) = answer else { return Some(Verdict::Unreachable) };
+    let is_typed = answer.content_type.as_deref() == Some(expected.record.content_type.as_bytes());
     match answer.status {
-        200 | 206 => {}
+        200..=299 => {}
+        // Sent back: its visitors do not get the object there. Sent anywhere else, they get what that place has.
+        301..=303 | 307 | 308 if answer.location.as_deref() != Some(expected.return_url.as_bytes()) => {
+            return Some(Verdict::WrongBytes);
+        }
+        // Browsers show what calls itself the object, whatever the status.
+        400.. if is_typed => return Some(Verdict::WrongBytes),
         500.. => return Some(Verdict::Unreachable),
-        // Sent back, not found, refused: its visitors do not get the object there.
         _ => return Some(Verdict::Missing),
     }
-    if answer.content_type.as_deref() != Some(expected.record.content_type.as_bytes()) {
+    // A proxy in between that compresses is a mistake and no lie.
+    if answer.is_coded {
         return Some(Verdict::Missing);
     }
-    // Only a complete body can be wrong; what breaks off may have been cut by anybody.
     if !answer.is_complete {
-        return Some(Verdict::Unreachable);
+        // What breaks off may have been cut by anybody, but not what came before.
+        let is_sound = has_right_chunks(expected, answer) || has_right_chunks(expected, answer);
+        return Some(if is_sound { Verdict::Unreachable } else { Verdict::WrongBytes });
     }
     match is_right(expected, answer) {
         // Once more, since own memory can be at fault, too.
@@ -62,6 +76,7 @@ pub fn verdict(expected: &Expected<'_>, answer: Option<&Answer>) -> Option<Verdi
             true => None,
             false => Some(Verdict::WrongBytes),
         },
+        _ if !is_typed => Some(Verdict::Missing),
         _ if answer.took_ms > allowed_ms(expected.lease_bytes_per_s, answer.body.len() as u64) => Some(Verdict::Slow),
         _ => Some(Verdict::Good),
     }
@@ -103,12 +118,21 @@ fn is_right(expected: &Expected<'_>, answer: &Answer) -> bool {
     body.is_some_and(|body| Some(&digest(body)) == record.chunks.get(chunk as usize))
 }
 
+/// Whether every chunk is right that came in whole.
+fn has_right_chunks(expected: &Expected<'_>, answer: &Answer) -> bool {
+    let begin = begins_at(expected.extent, answer.status);
+    let first = begin.div_ceil(CHUNK_BYTES);
+    let skipped = usize::try_from(first * CHUNK_BYTES - begin).unwrap_or(usize::MAX);
+    let whole = answer.body.get(skipped..).unwrap_or_default().chunks_exact(CHUNK_BYTES as usize);
+    let known = expected.record.chunks.iter().skip(usize::try_from(first).unwrap_or(usize::MAX));
+    whole.zip(known).all(|(chunk, known)| digest(chunk) == *known)
+}
+
 fn is_former(expected: &Expected<'_>, answer: &Answer) -> bool {
     match (expected.former, expected.extent) {
         (Some(former), Extent::Whole) => digest(&answer.body) == former,
-        // Chunk hashes of a version that is gone are not kept.
-        (Some(_), Extent::From { .. }) => true,
-        (None, _) => false,
+        // The URL names the version, and chunk hashes of one that is gone are not kept.
+        (Some(_) | None, _) => false,
     }
 }
 
@@ -120,6 +144,8 @@ fn digest(bytes: &[u8]) -> Sha256 {
 mod tests {
     use super::*;
     use p2pcdn_core::object::{Embedding, Sharing};
+
+    const HOME: &str = "https://a.test/.well-known/p2pcdn/v1/back/a.png";
 
     fn record(body: &[u8]) -> ObjectRecord {
         ObjectRecord {
@@ -143,6 +169,8 @@ mod tests {
         Answer {
             status,
             content_type: Some(b"image/png".to_vec()),
+            location: None,
+            is_coded: false,
             body: Bytes::copy_from_slice(body),
             is_complete: true,
             took_ms: 10,
@@ -152,16 +180,29 @@ mod tests {
     #[test]
     fn each_answer_has_its_verdict() {
         let record = record(b"right");
-        let expected = Expected { record: &record, extent: Extent::Whole, former: None, lease_bytes_per_s: 1000 };
+        let expected = Expected {
+            record: &record,
+            extent: Extent::Whole,
+            former: None,
+            lease_bytes_per_s: 1000,
+            return_url: HOME,
+        };
         let right = answer(200, b"right");
+        let to = |url: &str| Answer { location: Some(url.into()), ..answer(302, b"") };
+        let text = |status| Answer { content_type: Some(b"text/plain".to_vec()), ..answer(status, b"no such replica") };
         let table = [
             (None, Verdict::Unreachable),
             (Some(right.clone()), Verdict::Good),
             (Some(answer(200, b"wrong")), Verdict::WrongBytes),
             (Some(answer(200, b"")), Verdict::WrongBytes),
-            (Some(answer(302, b"")), Verdict::Missing),
-            (Some(answer(404, b"right")), Verdict::Missing),
-            (Some(answer(503, b"")), Verdict::Unreachable),
+            (Some(to(HOME)), Verdict::Missing),
+            (Some(to("https://elsewhere.test/a.png")), Verdict::WrongBytes),
+            (Some(text(404)), Verdict::Missing),
+            (Some(text(503)), Verdict::Unreachable),
+            (Some(answer(404, b"shown all the same")), Verdict::WrongBytes),
+            (Some(answer(203, b"wrong")), Verdict::WrongBytes),
+            (Some(Answer { content_type: Some(b"image/gif".to_vec()), ..answer(200, b"wrong") }), Verdict::WrongBytes),
+            (Some(Answer { is_coded: true, ..answer(200, b"compressed") }), Verdict::Missing),
             (Some(Answer { content_type: Some(b"text/html".to_vec()), ..right.clone() }), Verdict::Missing),
             (Some(Answer { is_complete: false, ..answer(200, b"ri") }), Verdict::Unreachable),
             (Some(Answer { took_ms: 2_041, ..right.clone() }), Verdict::Slow),
@@ -175,7 +216,8 @@ mod tests {
     #[test]
     fn the_version_before_is_no_corruption_within_its_grace() {
         let record = record(b"new");
-        let mut expected = Expected { record: &record, extent: Extent::Whole, former: None, lease_bytes_per_s: 0 };
+        let mut expected =
+            Expected { record: &record, extent: Extent::Whole, former: None, lease_bytes_per_s: 0, return_url: HOME };
         assert_eq!(verdict(&expected, Some(&answer(200, b"old"))), Some(Verdict::WrongBytes));
         expected.former = Some(digest(b"old"));
         assert_eq!(verdict(&expected, Some(&answer(200, b"old"))), None);
@@ -189,7 +231,7 @@ mod tests {
         let size = body.len() as u64;
         for (from, chunk) in [(0, 0), (1, 1), (CHUNK_BYTES * 3, 3), (CHUNK_BYTES * 12, 12)] {
             let extent = Extent::From { from, chunk };
-            let expected = Expected { record: &record, extent, former: None, lease_bytes_per_s: 0 };
+            let expected = Expected { record: &record, extent, former: None, lease_bytes_per_s: 0, return_url: HOME };
             let part = body[from as usize..(from + extent.bytes(size)) as usize].to_vec();
             assert_eq!(bytes_needed(extent, 206, size), part.len() as u64);
             assert_eq!(verdict(&expected, Some(&answer(206, &part))), Some(Verdict::Good), "{from}");
@@ -201,6 +243,12 @@ mod tests {
             assert_eq!(verdict(&expected, Some(&answer(206, &bent))), Some(Verdict::WrongBytes), "{from}");
             assert_eq!(verdict(&expected, Some(&answer(206, &part[1..]))), Some(Verdict::WrongBytes), "{from}");
         }
-        body.clear();
+        body[CHUNK_BYTES as usize] ^= 1;
+        let expected =
+            Expected { record: &record, extent: Extent::Whole, former: None, lease_bytes_per_s: 0, return_url: HOME };
+        let cut = |bytes: u64| Answer { is_complete: false, ..answer(200, &body[..bytes as usize]) };
+        let verdict = |bytes| verdict(&expected, Some(&cut(bytes)));
+        assert_eq!(verdict(CHUNK_BYTES * 2 - 1), Some(Verdict::Unreachable), "nothing wrong came in whole");
+        assert_eq!(verdict(CHUNK_BYTES * 2), Some(Verdict::WrongBytes), "cutting it off hides nothing");
     }
 }

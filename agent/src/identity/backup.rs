@@ -17,6 +17,7 @@ use super::rotation::Rotations;
 use super::sequence::{COUNTERS, restored};
 use crate::replicate::host::deny::DENIED;
 use crate::replicate::host::terms::HOSTING;
+use crate::reputation::book::{ACCOUNTS, MARKS};
 
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
@@ -35,6 +36,11 @@ pub struct Backup {
     denied: BTreeMap<String, u64>,
     #[serde(default)]
     hosting: BTreeMap<String, u64>,
+    /// What is held against peers and for them.
+    #[serde(default)]
+    accounts: BTreeMap<String, Value>,
+    #[serde(default)]
+    marks: BTreeMap<String, Value>,
     /// How the key followed from former ones.
     #[serde(default)]
     rotations: Rotations,
@@ -47,6 +53,8 @@ struct Tables {
     peers: BTreeMap<String, Vec<u8>>,
     denied: BTreeMap<String, u64>,
     hosting: BTreeMap<String, u64>,
+    accounts: BTreeMap<String, Value>,
+    marks: BTreeMap<String, Value>,
 }
 
 /// Why there is no backup, or nothing was restored from one.
@@ -117,7 +125,7 @@ impl Backup {
     pub fn of(domain: &str, state_dir: &Path) -> Result<Self, BackupError> {
         let key = NodeKey::load(state_dir).map_err(|error| BackupError::of_key(error, state_dir))?;
         let path = state_dir.join("state.redb");
-        let Tables { counters, peers, denied, hosting } = read(&path).map_err(database(&path))?;
+        let Tables { counters, peers, denied, hosting, accounts, marks } = read(&path).map_err(database(&path))?;
         let peers = peers.into_iter().map(|(domain, json)| {
             parse(&domain, &json)?;
             Ok((domain, serde_json::from_slice(&json)?))
@@ -130,6 +138,8 @@ impl Backup {
             peers: peers.collect::<Result<_, BackupError>>()?,
             denied,
             hosting,
+            accounts,
+            marks,
             rotations: rotate::load(state_dir, &key.public())?,
         })
     }
@@ -207,6 +217,12 @@ impl Backup {
                 for (name, last) in &self.counters {
                     table.insert(name.as_str(), restored(*last, now_s, draw))?;
                 }
+                for (name, rows) in [(ACCOUNTS, &self.accounts), (MARKS, &self.marks)] {
+                    let mut table = transaction.open_table(name)?;
+                    for (domain, row) in rows {
+                        table.insert(domain.as_str(), row.to_string().as_bytes())?;
+                    }
+                }
                 for (name, rows) in [(DENIED, &self.denied), (HOSTING, &self.hosting)] {
                     let mut table = transaction.open_table(name)?;
                     for (key, since_s) in rows {
@@ -237,6 +253,9 @@ fn read(path: &Path) -> Result<Tables, redb::Error> {
         peers: rows(&transaction, PEERS, <[u8]>::to_vec)?,
         denied: rows(&transaction, DENIED, |since_s| since_s)?,
         hosting: rows(&transaction, HOSTING, |since_s| since_s)?,
+        // What is not understood says nothing.
+        accounts: rows(&transaction, ACCOUNTS, |json| serde_json::from_slice(json).unwrap_or_default())?,
+        marks: rows(&transaction, MARKS, |json| serde_json::from_slice(json).unwrap_or_default())?,
     })
 }
 

@@ -151,8 +151,6 @@ pub struct Account {
     pub reliability: Reliability,
     /// Bytes per second that audits got, averaged; 0 for not measured yet.
     pub measured_bytes_per_s: f64,
-    /// The operator's word.
-    pub banned: bool,
     /// Until when visitors' evidence suspends redirects.
     pub suspended_until_ms: u64,
     /// When it was audited last.
@@ -174,7 +172,6 @@ impl Account {
             first_audits: if membership == Membership::Invited { formulas.first_audits } else { 0 },
             reliability: Reliability::default(),
             measured_bytes_per_s: 0.0,
-            banned: false,
             suspended_until_ms: 0,
             audited_ms: now_ms,
             suspensions: 0,
@@ -244,7 +241,6 @@ impl Account {
 
     /// The operator forgives everything that was held against it.
     pub fn forgive(&mut self, now_ms: u64) {
-        self.banned = false;
         (self.suspended_until_ms, self.suspensions, self.suspicion) = (0, 0, None);
         self.reliability = Reliability::default();
         self.note(Event::Forgiven, now_ms);

@@ -43,9 +43,9 @@ pub struct Trust {
 }
 
 /// Account of each domain, as JSON.
-const ACCOUNTS: TableDefinition<&str, &[u8]> = TableDefinition::new("reputation");
+pub(crate) const ACCOUNTS: TableDefinition<&str, &[u8]> = TableDefinition::new("reputation");
 /// Marks of each registrable domain, as JSON.
-const MARKS: TableDefinition<&str, &[u8]> = TableDefinition::new("reputation_marks");
+pub(crate) const MARKS: TableDefinition<&str, &[u8]> = TableDefinition::new("reputation_marks");
 
 /// How often what has changed is written down; what a crash forgets is found out anew.
 const SAVE_EVERY: Duration = Duration::from_secs(5);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::account::{Account, Cause, Verdict};
+use super::account::{Account, Cause, Membership as Joined, Verdict};
 use super::book::Book;
 use crate::gossip::hearsay::OwnView;
 use crate::gossip::proof::Proof;
 use crate::gossip::statements::LIST_PERIOD_S;
 use crate::gossip::{Event, Gossip};
+use crate::identity::{Membership, Peer};
 use crate::replicate::origin::holders::Holders;
 
 /// Joins the two.
@@ -20,12 +21,17 @@ pub struct Hearing {
     pub book: Arc<Book>,
     /// What others say.
     pub gossip: Arc<Gossip>,
+    /// Who is a peer.
+    pub membership: Arc<Membership>,
     /// Whose weights change.
     pub holders: Arc<Holders>,
 }
 
 /// How often own observations are told, before `time_scale`.
 const TELL_EVERY: Duration = Duration::from_secs(LIST_PERIOD_S);
+
+/// How often it is looked up who is a peer.
+const MEET_EVERY: Duration = Duration::from_secs(1);
 
 impl Hearing {
     /// Acts on what gossip brings up, hands on proofs that were found here, and tells what own audits found, until cancelled.
@@ -40,12 +46,27 @@ impl Hearing {
         // Nothing is known yet.
         let mut tell = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut meet = tokio::time::interval(MEET_EVERY);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 Some(event) = events.recv() => self.heed(event),
                 Some(proof) = proofs.recv() => self.gossip.accuse(&proof),
                 _ = tell.tick() => self.tell(),
+                _ = meet.tick() => self.meet(),
+            }
+        }
+    }
+
+    /// Opens an account for every peer, and holds against it of what it was convicted before it was one.
+    fn meet(&self) {
+        let peers = self.membership.peers();
+        let joined = |peer: &Peer| if peer.invited { Joined::Invited } else { Joined::Open };
+        self.book.meet(peers.iter().map(|peer| (&*peer.record.domain, joined(peer))));
+        let convicted = self.gossip.status().convicted;
+        for peer in &peers {
+            if let Some(text) = convicted.get(&peer.key()) {
+                self.book.judge(|reputation, now_ms| reputation.convicted(&peer.record.domain, text, now_ms));
             }
         }
     }

@@ -35,6 +35,9 @@ pub struct Marks {
     pub integrity: Integrity,
     /// Of what a proof convicts it.
     pub convicted: Option<String>,
+    /// The operator's word.
+    #[serde(default)]
+    pub banned: bool,
 }
 
 /// All that is known first-hand of all peers.
@@ -250,8 +253,12 @@ impl Reputation {
 
     /// The operator bans; false if nothing is known of the domain.
     pub fn ban(&mut self, domain: &str, now_ms: u64) -> bool {
-        let Some(account) = self.accounts.get_mut(domain) else { return false };
-        account.banned = true;
+        if !self.accounts.contains_key(domain) {
+            return false;
+        }
+        if let Some(marks) = marks_of(&mut self.marks, domain) {
+            marks.banned = true;
+        }
         self.note(domain, Event::Banned, now_ms);
         true
     }
@@ -259,7 +266,8 @@ impl Reputation {
     /// What follows for redirects to a peer that `needed_bytes_per_s` are to be sent to; nothing gets redirects that is not known.
     pub fn standing(&self, domain: &str, needed_bytes_per_s: f64, now_ms: u64) -> Standing {
         let Some(account) = self.accounts.get(domain) else {
-            return Standing { weight: 0.0, newcomer: true, state: State::Newcomer };
+            let state = self.marked(domain, now_ms).unwrap_or(State::Newcomer);
+            return Standing { weight: 0.0, newcomer: true, state };
         };
         let state = self.state(domain, account, now_ms);
         let newcomer = account.is_newcomer(&self.formulas, now_ms);
@@ -369,22 +377,26 @@ impl Reputation {
     }
 
     fn state(&self, domain: &str, account: &Account, now_ms: u64) -> State {
-        let none = Marks::default();
-        let marks = self.marks.get(registrable(domain)).unwrap_or(&none);
-        if account.banned {
-            State::Banned
+        match self.marked(domain, now_ms) {
+            Some(state) => state,
+            None if now_ms < account.suspended_until_ms => State::Suspended { until_ms: account.suspended_until_ms },
+            None if account.is_newcomer(&self.formulas, now_ms) => State::Newcomer,
+            None => State::Trusted,
+        }
+    }
+
+    /// What is held against the registrable domain, if anything.
+    fn marked(&self, domain: &str, now_ms: u64) -> Option<State> {
+        let marks = self.marks.get(registrable(domain))?;
+        let (integrity, owed) = (&marks.integrity, marks.integrity.owes(&self.formulas, now_ms));
+        if marks.banned {
+            Some(State::Banned)
         } else if marks.convicted.is_some() {
-            State::Convicted
-        } else if marks.integrity.is_isolated(now_ms) {
-            State::Isolated { until_ms: marks.integrity.isolated_until_ms }
-        } else if marks.integrity.owed > 0 {
-            State::Struck { owed: marks.integrity.owed }
-        } else if now_ms < account.suspended_until_ms {
-            State::Suspended { until_ms: account.suspended_until_ms }
-        } else if account.is_newcomer(&self.formulas, now_ms) {
-            State::Newcomer
+            Some(State::Convicted)
+        } else if integrity.is_isolated(now_ms) {
+            Some(State::Isolated { until_ms: integrity.isolated_until_ms })
         } else {
-            State::Trusted
+            (owed > 0).then_some(State::Struck { owed })
         }
     }
 
@@ -413,8 +425,7 @@ impl Reputation {
     }
 
     fn make_room(&mut self) -> bool {
-        let is_blameless =
-            |(domain, account): &(&String, &Account)| !account.banned && !self.marks.contains_key(registrable(domain));
+        let is_blameless = |(domain, _): &(&String, &Account)| !self.marks.contains_key(registrable(domain));
         let oldest = self.accounts.iter().filter(is_blameless).min_by_key(|(_, account)| account.audited_ms);
         let Some(domain) = oldest.map(|(domain, _)| domain.clone()) else { return false };
         self.accounts.remove(&domain);
@@ -423,11 +434,18 @@ impl Reputation {
     }
 }
 
-/// The marks of a domain, new ones if there are none; none where as many domains are marked as there can be accounts.
+/// The marks of a domain, new ones if there are none. Where as many domains are marked as there can be accounts, one goes that owes nothing;
+/// none if there is no such one.
 fn marks_of<'a>(marks: &'a mut BTreeMap<String, Marks>, domain: &str) -> Option<&'a mut Marks> {
     let domain = registrable(domain);
-    let has_room = marks.contains_key(domain) || marks.len() < MAX_ACCOUNTS;
-    has_room.then(|| marks.entry(domain.to_owned()).or_default())
+    if !marks.contains_key(domain) && marks.len() >= MAX_ACCOUNTS {
+        let owes_nothing = |marks: &Marks| {
+            !marks.banned && marks.convicted.is_none() && marks.integrity.isolations == 0 && marks.integrity.owed == 0
+        };
+        let settled = marks.iter().find(|(_, marks)| owes_nothing(marks)).map(|(domain, _)| domain.clone())?;
+        marks.remove(&settled);
+    }
+    Some(marks.entry(domain.to_owned()).or_default())
 }
 
 /// The share of what is needed that a peer was seen to deliver; 1 as long as that is not known.

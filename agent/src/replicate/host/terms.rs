@@ -119,7 +119,7 @@ impl Terms {
 
     /// Whether an origin is granted any bandwidth.
     pub fn grants(&self, origin: &str) -> bool {
-        !self.is_leaving() && !self.deny.covers_origin(origin)
+        !self.is_leaving() && !self.deny.covers_origin(origin) && self.book.is_acceptable(origin)
     }
 
     /// Whether this host is giving up everything that it carries.

@@ -284,6 +284,11 @@ impl Holders {
         due.into_iter().map(probe).collect()
     }
 
+    /// Whether a peer gets redirects at all, as far as its reputation goes.
+    pub fn gets_redirects(&self, domain: &str) -> bool {
+        self.book.trust(domain, 0.0).weight > 0.0
+    }
+
     /// Publishes what has come to be thought of every host since it was last published.
     pub fn review(&self) {
         self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));

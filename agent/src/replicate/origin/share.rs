@@ -214,7 +214,8 @@ impl Sharer {
             let failing_since_ms = talks.get(domain).and_then(|talk| talk.failing_since_ms);
             let is_dead = failing_since_ms.is_some_and(|at| now_ms.saturating_sub(at) >= self.scaled(DEAD_MS));
             let lends = if holder.health == Health::Down { 0 } else { holder.lease_bytes_per_s };
-            plan.set_host(domain, !is_dead, lends);
+            // Copies where nobody is sent are none.
+            plan.set_host(domain, !is_dead && self.holders.gets_redirects(domain), lends);
         }
     }
 
