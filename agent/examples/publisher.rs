@@ -7,6 +7,9 @@
 //! `publisher OBJECTS FRACTION_PPM` serves on a free port, which it prints once the table is full. Beside the filter's exchange
 //! there are `/loaded`, which answers how many VMs have everything, `/changes/N`, after which N objects a second change their holders,
 //! and `/rename/NAME`, which gives the first holder another name.
+//!
+//! `publisher OBJECTS FRACTION_PPM MAP` also decides at `/v1/decide`, writes the map file for stock nginx once, and takes nginx's log on
+//! a free port, which it prints.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -17,14 +20,20 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use p2pcdn_agent::decider::{DECIDE_PATH, Decider};
 use p2pcdn_agent::http_server::{Body, empty, read_body, serve, text, with_body};
 use p2pcdn_agent::local_api::SYNC_PATH;
+use p2pcdn_agent::nginx_map::{NginxMap, NginxSettings, Reload};
 use p2pcdn_agent::publish::{Board, Exposure};
+
+use p2pcdn_agent::settings::DecideSettings;
 use p2pcdn_core::decide::{ONE_PPM, Steering};
+use p2pcdn_core::gate::reader::Reader;
+use p2pcdn_core::gate::settings::GateSettings;
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
 use p2pcdn_core::sync::{MAX_FRAME_BYTES, Progress, Report, Update, decode, encode};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +53,8 @@ const STEP: Duration = Duration::from_millis(10);
 const STEPS_PER_S: u64 = 100;
 
 struct Publisher {
-    board: Board,
+    board: Arc<Board>,
+    decider: Option<Arc<Decider>>,
     steering: Steering,
     changes_per_s: AtomicU64,
     /// Numbers of the VMs that have said so.
@@ -53,20 +63,54 @@ struct Publisher {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<u32> = env::args().skip(1).map(|argument| argument.parse()).collect::<Result<_, _>>()?;
-    let [objects, fraction_ppm] = arguments[..] else { return Err("expected OBJECTS FRACTION_PPM".into()) };
-    let publisher = Arc::new(Publisher {
-        board: filled(objects),
-        steering: Steering { fraction_ppm, ..Steering::default() },
-        changes_per_s: AtomicU64::new(0),
-        loaded: Mutex::default(),
-    });
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (numbers, map) = arguments.split_at_checked(2).ok_or("expected OBJECTS FRACTION_PPM [MAP]")?;
+    let (objects, fraction_ppm): (u32, u32) = (numbers[0].parse()?, numbers[1].parse()?);
+    let steering = Steering { fraction_ppm, ..Steering::default() };
+    let board = Arc::new(filled(objects));
+    let decider = match map {
+        [map] => Some(serve_nginx(map, steering, board.clone()).await?),
+        _ => None,
+    };
+    let publisher =
+        Arc::new(Publisher { board, decider, steering, changes_per_s: AtomicU64::new(0), loaded: Mutex::default() });
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("listening on {}", listener.local_addr()?);
     tokio::spawn(change(publisher.clone(), objects));
+    tokio::spawn(keep_current(publisher.clone()));
     let answer = move |request| publisher.clone().answer(request);
     serve(listener, answer, CancellationToken::new()).await;
     Ok(())
+}
+
+/// Writes the map file and takes nginx's log; returns what decides.
+async fn serve_nginx(map: &str, steering: Steering, board: Arc<Board>) -> Result<Arc<Decider>, Box<dyn Error>> {
+    let mut reader = Reader::new(b"{}").map_err(|errors| format!("{errors:?}"))?;
+    let gate = GateSettings::read(&mut reader, false);
+    let log = UdpSocket::bind(("127.0.0.1", 0)).await?;
+    println!("log on {}", log.local_addr()?);
+    let (map, period) = (Some(map.into()), Duration::from_secs(10));
+    let settings = NginxSettings { map, reload: Reload::Nobody, period, log: log.local_addr()? };
+    let nginx = Arc::new(NginxMap::new(&settings, &gate, ORIGIN, board, 2).ok_or("no map")?);
+    nginx.write(steering).await?;
+    tokio::spawn(nginx.listen(log, CancellationToken::new()));
+    Ok(Arc::new(Decider::new(&DecideSettings { gate, max_objects: 1 << 20 }, true, 1)))
+}
+
+/// Brings what decides up to date as the agent does.
+async fn keep_current(publisher: Arc<Publisher>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        let Some(decider) = &publisher.decider else { return };
+        while let Some(sent) = decider.report() {
+            let update = publisher.update(&sent.report);
+            if !decider.apply(sent, update) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 fn filled(objects: u32) -> Board {
@@ -131,6 +175,9 @@ async fn change(publisher: Arc<Publisher>, objects: u32) {
 
 impl Publisher {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if let Some(decider) = self.decider.as_ref().filter(|_| request.uri().path() == DECIDE_PATH) {
+            return decider.answer(&request);
+        }
         let path = request.uri().path().to_owned();
         if path == SYNC_PATH {
             return self.sync(request).await;
@@ -155,11 +202,18 @@ impl Publisher {
             Ok(report) => report,
             Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         };
+        match encode(&self.update(&report)) {
+            Ok(frame) => with_body(StatusCode::OK, "application/octet-stream", frame.into()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    fn update(&self, report: &Report) -> Update {
         if report.have.progress == Progress::Complete {
             self.loaded().insert(report.vm);
         }
         let changes = self.board.changes_since(report.have);
-        let update = Update {
+        Update {
             now: changes.now,
             clear: changes.clear,
             hash_key: self.board.hash_key(),
@@ -168,10 +222,6 @@ impl Publisher {
             lease_share_ppm: ONE_PPM,
             more: changes.more,
             ops: changes.ops,
-        };
-        match encode(&update) {
-            Ok(frame) => with_body(StatusCode::OK, "application/octet-stream", frame.into()),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 

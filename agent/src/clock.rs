@@ -11,9 +11,25 @@ pub fn now_s() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }
 
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Milliseconds since the first call; never goes back, whatever the clock does.
 pub fn monotonic_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since the Unix epoch as the clock was when this was first asked, and as time has passed since: what was done to the
+/// clock meanwhile makes nobody trusted or distrusted.
+pub fn judging_now_ms() -> u64 {
+    static FIRST: LazyLock<(u64, u64)> = LazyLock::new(|| {
+        let wall = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+        (u64::try_from(wall).unwrap_or(u64::MAX), monotonic_ms())
+    });
+    let (wall_ms, at_ms) = *FIRST;
+    wall_ms.saturating_add(monotonic_ms().saturating_sub(at_ms))
 }
 
 /// Seconds since the Unix epoch, for deciding whether what somebody else signed has expired: a clock that jumps is not believed

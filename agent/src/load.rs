@@ -18,6 +18,8 @@ const MAX_VMS: usize = 1024;
 pub struct LoadMeter {
     vms: HashMap<u64, Vm>,
     sent_bytes_per_s: Option<f64>,
+    /// What the agent itself asks the site, per second.
+    looks_per_s: f64,
     killed: bool,
     targets: Targets,
 }
@@ -77,6 +79,11 @@ impl LoadMeter {
         average(sent, bytes as f64, seconds);
     }
 
+    /// Takes in how often the agent itself has asked the site within the last `seconds`: that is no load to be redirected.
+    pub fn observe_looks(&mut self, looks: usize, seconds: f64) {
+        average(&mut self.looks_per_s, looks as f64, seconds);
+    }
+
     /// The proxy's counters cannot be read any more.
     pub fn forget_sent(&mut self) {
         self.sent_bytes_per_s = None;
@@ -90,6 +97,17 @@ impl LoadMeter {
     /// What every worker is told.
     pub fn steering(&self, now_ms: u64) -> Steering {
         Steering { killed: self.killed, ..steer(&self.targets, &self.offered(now_ms)) }
+    }
+
+    /// Whether the site redirects, or carries more than half of what it wants to carry itself: a crowd may be there at the next tick.
+    pub fn is_near_target(&self, now_ms: u64) -> bool {
+        let half = Targets {
+            requests_per_s: self.targets.requests_per_s.div_ceil(2),
+            egress_bytes_per_s: self.targets.egress_bytes_per_s.div_ceil(2),
+            in_flight: self.targets.in_flight.div_ceil(2),
+            pure_balancer_at: 0.0,
+        };
+        steer(&half, &self.offered(now_ms)).fraction_ppm > 0
     }
 
     /// Bytes per second that go to visitors: by the proxy's counters where they are read, else what could have been redirected and was not.
@@ -127,7 +145,10 @@ impl LoadMeter {
         let eligible_share = if rates.requests > 0.0 { rates.eligible / rates.requests } else { 0.0 };
         let egress = self.visitors_bytes_per_s(now_ms);
         Offered {
-            requests_per_s: Measure { offered: rates.requests, eligible: rates.eligible },
+            requests_per_s: Measure {
+                offered: (rates.requests - self.looks_per_s).max(rates.eligible),
+                eligible: rates.eligible,
+            },
             egress_bytes_per_s: Measure { offered: egress + rates.redirected_bytes, eligible: rates.eligible_bytes },
             in_flight: Measure { offered: in_flight_offered, eligible: in_flight_offered * eligible_share },
         }
@@ -174,6 +195,7 @@ mod tests {
     use p2pcdn_core::decide::Lease;
 
     use super::*;
+    use crate::replicate::origin::debt::Debt;
 
     fn report(vm: u64, requests: u64, redirected: u64) -> Report {
         let counts = Counts {
@@ -217,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn a_site_is_near_its_target_from_half_of_it_on() {
+        let (mut meter, mut now) = (LoadMeter::default(), 0);
+        run(&mut meter, &mut now, 10, 40.0);
+        assert!(!meter.is_near_target(now));
+        run(&mut meter, &mut now, 10, 64.0);
+        assert!(meter.is_near_target(now) && meter.steering(now).fraction_ppm == 0);
+        run(&mut meter, &mut now, 10, 400.0);
+        assert!(meter.is_near_target(now));
+    }
+
+    #[test]
     fn a_worker_that_is_gone_has_no_load() {
         let (mut meter, mut now) = (LoadMeter::default(), 0);
         run(&mut meter, &mut now, 5, 400.0);
@@ -240,23 +273,29 @@ mod tests {
         assert!(a > b && b > 300_000 && a + b <= ONE_PPM, "{a} {b}");
     }
 
-    /// Bytes that the workers of one proxy redirect to a holder with this lease, when each has an object of `size` bytes asked for as
-    /// often as `demand` says at every tick, in seconds of a quarter each.
-    fn redirected(lease: u64, size: u64, seconds: u64, demand: &[u64]) -> Vec<u64> {
-        let mut meter = LoadMeter::default();
-        let mut workers = vec![Lease::default(); demand.len()];
-        let mut sent = vec![0; demand.len()];
+    /// Bytes that the workers of one proxy redirect to a holder with this lease in so many seconds; at each tick of a quarter of a second
+    /// worker `vm` is asked `demand(tick, vm)` times for an object of `size` bytes.
+    fn redirected(lease: u64, size: u64, seconds: u64, vms: u64, demand: impl Fn(u64, u64) -> u64) -> u64 {
+        let (mut meter, mut debt) = (LoadMeter::default(), Debt::default());
+        let mut workers = vec![Lease::default(); vms as usize];
+        let (mut sent, mut reported) = (0, 0);
         for tick in 1..=seconds * 4 {
-            for (vm, wanted) in demand.iter().enumerate() {
-                let counts = Counts { eligible: *wanted, eligible_bytes: wanted * size, ..Counts::default() };
-                let number = vm as u64;
-                meter.observe(&Report { vm: number, interval_ms: 250, counts, ..Report::default() }, tick * 250);
-                let share = u64::from(meter.share_ppm(number, tick * 250));
-                workers[vm].refill(lease * share / u64::from(ONE_PPM), 250);
-                for _ in 0..*wanted {
-                    if workers[vm].is_open() {
-                        workers[vm].draw(size);
-                        sent[vm] += size;
+            // What the agent hears is a tick old.
+            debt.draw(sent - std::mem::replace(&mut reported, sent));
+            for (vm, worker) in (0..).zip(&mut workers) {
+                let wanted = demand(tick, vm);
+                let counts = Counts { eligible: wanted, eligible_bytes: wanted * size, ..Counts::default() };
+                meter.observe(&Report { vm, interval_ms: 250, counts, ..Report::default() }, tick * 250);
+                let share = u64::from(meter.share_ppm(vm, tick * 250));
+                // As the filter does.
+                match debt.granted(lease, tick * 250) * share / u64::from(ONE_PPM) {
+                    0 => *worker = Lease::default(),
+                    rate => worker.refill(rate, 250),
+                }
+                for _ in 0..wanted {
+                    if worker.is_open() {
+                        worker.draw(size);
+                        sent += size;
                     }
                 }
             }
@@ -265,21 +304,29 @@ mod tests {
     }
 
     #[test]
-    fn a_large_object_overdraws_each_workers_share_once_and_all_of_them_pay_it_back() {
+    fn a_large_object_overdraws_the_lease_once_and_all_workers_pay_it_back_together() {
         const LEASE: u64 = 10_000_000;
         const LARGE: u64 = 64 << 20;
-        for demand in [&[1][..], &[1, 1], &[1, 1, 1, 1], &[9, 0, 1, 0], &[1, 0, 0, 0, 0, 0, 0, 0]] {
-            let once: u64 = redirected(LEASE, LARGE, 1, demand).iter().sum();
-            let busy = demand.iter().filter(|wanted| **wanted > 0).count() as u64;
-            assert_eq!(once, busy * LARGE, "{demand:?}");
+        let by_turns = |tick, vm| u64::from(tick % 4 == vm);
+        let one_of_eight = |_, vm| u64::from(vm == 0);
+        let uneven = |_, vm| [9, 0, 1, 0][vm as usize];
+        /// Workers, how many of them find the lease open in the same tick, and what they are asked.
+        type Pattern<'a> = (u64, u64, &'a dyn Fn(u64, u64) -> u64);
+        let patterns: [Pattern<'_>; 4] = [(1, 1, &|_, _| 1), (4, 1, &by_turns), (8, 1, &one_of_eight), (4, 2, &uneven)];
+        for (at, (vms, together, demand)) in patterns.into_iter().enumerate() {
+            assert_eq!(redirected(LEASE, LARGE, 5, vms, demand), together * LARGE, "pattern {at}");
             for seconds in [10, 100, 1000] {
-                let all: u64 = redirected(LEASE, LARGE, seconds, demand).iter().sum();
-                assert!(all <= LEASE * seconds + busy * LARGE, "{demand:?}: {all} bytes in {seconds} s");
+                let all = redirected(LEASE, LARGE, seconds, vms, demand);
+                // A second's worth is at hand in the beginning.
+                assert!(all <= LEASE * (seconds + 1) + together * LARGE, "pattern {at}: {all} bytes in {seconds} s");
             }
+            // Nothing is lost.
+            let all = redirected(LEASE, LARGE, 1000, vms, demand);
+            assert!(all >= LEASE * 950, "pattern {at}: {all}");
         }
-        // Nothing is lost where all are busy.
-        let all: u64 = redirected(LEASE, LARGE, 1000, &[1, 1, 1, 1]).iter().sum();
-        assert!(all >= LEASE * 950, "{all}");
+        // Small objects use the lease up and are never locked out.
+        let all = redirected(LEASE, 20_000, 100, 4, |_, _| 1000);
+        assert!((LEASE * 95..=LEASE * 102).contains(&all), "{all}");
     }
 
     #[test]

@@ -1,134 +1,71 @@
 //! The agent from start to stop.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+mod error;
+mod sockets;
+mod tasks;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
-use redb::Database;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::auditor::{self, Auditor};
+use crate::audit::client::AuditClient;
 use crate::catalogue::learn::Learner;
+use crate::catalogue::stranger::Stranger;
 use crate::catalogue::watch::Watcher;
-use crate::catalogue::{Catalogue, CatalogueError, Hints, Source, SourceError, origin};
+use crate::catalogue::{Catalogue, Hints, Source, origin};
 use crate::clock::{monotonic_ms, now_s};
+use crate::decider::Decider;
+use crate::evidence::judge::Bounds;
+use crate::evidence::{Evidence, MAX_FINDINGS};
+use crate::gossip::Gossip;
+use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
-use crate::identity::rotate::{self, RotateError};
+use crate::identity::rotate;
 use crate::identity::{
-    AboutUs, Connector, Counter, Introducer, Membership, MembershipError, NodeCertificate, NodeKey, NodeKeyError,
-    OpenBounds, OwnRecord, OwnRecordError, PeerClient, RosterBounds, TlsSetupError, web_client_config,
+    AboutUs, Connector, Counter, Introducer, Membership, NodeCertificate, NodeKey, OpenBounds, OwnRecord, PeerClient,
+    RosterBounds, web_client_config,
 };
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
+use crate::nginx_map::NginxMap;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::host::bookkeeper::Bookkeeper;
 use crate::replicate::host::outbox::Outbox;
 use crate::replicate::host::pull::Puller;
 use crate::replicate::host::scrub::scrub;
-use crate::replicate::host::terms::{Terms, TermsError};
+use crate::replicate::host::terms::Terms;
 use crate::replicate::host::withdraw::{MAX_WAITING, Withdrawer};
 use crate::replicate::origin::holders::Holders;
 use crate::replicate::origin::probe::Prober;
 use crate::replicate::origin::share::{self, Sharer};
 use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
 use crate::replicate::upload::Uploads;
+use crate::reputation::book::Book;
+use crate::reputation::hearing::{Hearing, own_view};
 use crate::serve::ReplicaServer;
 use crate::serve::leases::Leases;
-use crate::settings::{LocalAddress, Settings};
-use crate::store::{BucketAccess, Location, ReplicaStore, StoreError};
+use crate::settings::Settings;
+use crate::state_db::StateDb;
+use crate::store::{BucketAccess, Location, ReplicaStore};
 use crate::telemetry::Metrics;
 
-/// Why the agent could not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The state directory could not be used.
-    #[error("state.directory {path}: {source}; create it and make it writable for this user")]
-    State {
-        /// The directory.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The metadata could not be opened.
-    #[error("{path}: {source}")]
-    Database {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: redb::DatabaseError,
-    },
-    /// A socket could not be opened.
-    #[error("{key} = {address}: {source}")]
-    Listen {
-        /// Its key in the settings.
-        key: &'static str,
-        /// The address.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No key, or not a safe one.
-    #[error(transparent)]
-    NodeKey(#[from] NodeKeyError),
-    /// What former keys have said cannot be read.
-    #[error(transparent)]
-    Rotations(#[from] RotateError),
-    /// No own peer record.
-    #[error(transparent)]
-    OwnRecord(#[from] OwnRecordError),
-    /// No TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// Peers could not be read or written.
-    #[error(transparent)]
-    Membership(#[from] MembershipError),
-    /// Replicas could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The terms of hosting could not be read.
-    #[error(transparent)]
-    Terms(#[from] TermsError),
-    /// Withdrawals that are yet to be told could not be read.
-    #[error("withdrawals: {0}")]
-    Outbox(#[from] Box<redb::Error>),
-    /// The site's own objects have no place to come from.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The content directory cannot be followed.
-    #[error("site.directory: {0}")]
-    Catalogue(#[from] CatalogueError),
-    /// The system gave no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(#[from] getrandom::Error),
-}
-
-/// The agent's sockets, open before anything else happens.
-struct Sockets {
-    local: Local,
-    replica: TcpListener,
-    peer: TcpListener,
-    origin: Option<TcpListener>,
-}
+pub use error::RunError;
+use sockets::{Local, Sockets};
+use tasks::{Tasks, raise_descriptor_limit};
 
 /// Who finds out what the site's own objects are.
 enum Finder {
     Watcher(Arc<Watcher>, Hints),
     Learner(Arc<Learner>, Hints),
-}
-
-enum Local {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
 }
 
 /// Runs until cancelled, then drains.
@@ -160,6 +97,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let certificate = NodeCertificate::new(&key)?;
     let peer_tls = certificate.server_config()?;
     let web_tls = web_client_config(&settings.extra_roots)?;
+    let audit_tls = web_tls.clone();
     let connector = Arc::new(Connector::new(settings.allow_private, web_tls.clone()));
     let client = Arc::new(PeerClient::new(connector.clone(), certificate));
     let introducer = Arc::new(Introducer::new(
@@ -179,10 +117,13 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         max_unfinished_bytes: store.unfinished_bytes,
     };
     let store = Arc::new(ReplicaStore::open(location).await?);
-    let terms = Arc::new(Terms::open(db.clone(), settings.host.clone(), now_s(), monotonic_ms())?);
+    let trust = settings.trust.clone();
+    let book = Arc::new(Book::open(db.clone(), trust.formulas, trust.mode).map_err(RunError::Book)?);
+    let terms = Arc::new(Terms::open(db.clone(), settings.host.clone(), book.clone(), now_s(), monotonic_ms())?);
     let leases = Arc::new(Leases::new(terms.clone(), settings.time_scale, monotonic_ms()));
     let outbox = Outbox::open(db.clone())?;
     let hash_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
+    let network_key = HashKey([getrandom::u64()?, getrandom::u64()?]);
     let board = Arc::new(Board::new(domain.clone(), getrandom::u64()?.max(1), hash_key));
     let policy = Arc::new(PolicyWatch::new(
         domain.clone(),
@@ -192,19 +133,22 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         board.clone(),
         settings.time_scale,
     ));
-    let holders = Arc::new(Holders::new(board.clone()));
+    let holders = Arc::new(Holders::new(board.clone(), book.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
     let metrics = Arc::new(Metrics::default());
     let source = Source::open(&settings.site, &settings.share, state).await?;
     let (catalogue, finder) = source
         .map(|source| {
-            let (site, share, counter) = (settings.site.clone(), settings.share.clone(), Counter::new(db, "object"));
+            let (site, share, counter) =
+                (settings.site.clone(), settings.share.clone(), Counter::new(db.clone(), "object"));
             let (source, time_scale) = (source.clone(), settings.time_scale);
             let (catalogue, hints) =
                 Catalogue::new(source.clone(), site, share, key.clone(), counter, board.clone(), time_scale);
             let finder = match source {
                 Source::Directory(directory) => {
-                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory }), hints)
+                    let looks = || Stranger::new(connector.clone(), load.clone(), domain.clone(), time_scale);
+                    let stranger = (!settings.share.unchecked).then(|| Arc::new(looks()));
+                    Finder::Watcher(Arc::new(Watcher { catalogue: catalogue.clone(), directory, stranger }), hints)
                 }
                 Source::Site(area) => {
                     let learner =
@@ -215,6 +159,22 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             (catalogue, finder)
         })
         .unzip();
+    let (proofs, accusations) = mpsc::channel(MAX_PROOFS);
+    let known = book.clone();
+    let views = move |domain: &str| known.judge(|reputation, _| reputation.account(domain).map(own_view));
+    let parts = teller::Parts {
+        key: key.clone(),
+        own: own.clone(),
+        membership: membership.clone(),
+        introducer: introducer.clone(),
+        client: client.clone(),
+        db: db.clone(),
+        metrics: metrics.clone(),
+        views: Box::new(views),
+    };
+    let seed = [getrandom::u64()?, getrandom::u64()?];
+    let (gossip, events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
+    let gossip = Arc::new(gossip);
     let sharer = catalogue.clone().map(|catalogue| {
         let parts = share::Parts {
             catalogue,
@@ -224,8 +184,31 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             holders: holders.clone(),
             load: load.clone(),
             metrics: metrics.clone(),
+            proofs: proofs.clone(),
         };
         Arc::new(Sharer::new(parts, &settings.share, settings.time_scale))
+    });
+    let (findings, found) = mpsc::channel(MAX_FINDINGS);
+    // Without objects of its own a site redirects nobody.
+    let evidence = (settings.evidence.enabled && catalogue.is_some()).then(|| {
+        let (board, holders) = (board.clone(), holders.clone());
+        let suspension_ms = settings.trust.formulas.suspension_ms;
+        let bounds = Bounds { suspension_ms, ..Bounds::default().scaled(settings.time_scale) };
+        let (load, metrics) = (load.clone(), metrics.clone());
+        Evidence::new(domain.clone(), &settings.evidence, bounds, network_key, board, holders, load, metrics, findings)
+    });
+    let evidence = evidence.map(Arc::new);
+    let auditor = catalogue.clone().map(|catalogue| {
+        let parts = auditor::Parts {
+            catalogue,
+            board: board.clone(),
+            holders: holders.clone(),
+            book: book.clone(),
+            connector: connector.clone(),
+            evidence: evidence.clone(),
+            metrics: metrics.clone(),
+        };
+        Arc::new(Auditor::new(domain.clone(), parts, AuditClient::new(connector.clone(), &audit_tls)))
     });
     let puller = Puller::new(
         domain.clone(),
@@ -236,7 +219,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         client.clone(),
         metrics.clone(),
     );
-    let puller = Arc::new(puller);
+    let puller = Arc::new(puller.reporting_to(proofs));
     let (doomed, withdrawals) = mpsc::channel(MAX_WAITING);
     let withdrawer = Arc::new(Withdrawer::new(
         store.clone(),
@@ -247,7 +230,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         settings.time_scale,
     ));
     let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
-    let replica_server = Arc::new(ReplicaServer::new(
+    let replica_server = ReplicaServer::new(
         &settings,
         own,
         membership.clone(),
@@ -255,7 +238,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         leases.clone(),
         doomed.clone(),
         metrics.clone(),
-    ));
+    );
+    let replica_server = Arc::new(replica_server.with_evidence(evidence.clone()));
     let uploads =
         Uploads::new(catalogue.clone(), store.clone(), terms.clone(), doomed.clone(), metrics.clone(), &settings.share);
     let uploads = Arc::new(uploads);
@@ -268,13 +252,23 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         withdrawer: withdrawer.clone(),
         leases: leases.clone(),
         uploads: uploads.clone(),
+        gossip: gossip.clone(),
         bodies: Semaphore::new(MAX_BODIES),
     });
+    let nginx_map =
+        NginxMap::new(&settings.nginx, &settings.decide.gate, domain, board.clone(), getrandom::u64()?.max(1))
+            .map(Arc::new);
+    // A proxy that serves the directory itself tells visitors tags of its own.
+    let knows_tags = settings.site.directory.is_none();
     let local_api = Arc::new(LocalApi {
         domain: domain.clone(),
         board,
+        auditor: auditor.clone(),
+        book: book.clone(),
+        decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
+        nginx_map: nginx_map.clone(),
         load: load.clone(),
-        holders,
+        holders: holders.clone(),
         membership: membership.clone(),
         introducer: introducer.clone(),
         policy: policy.clone(),
@@ -283,13 +277,23 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         store: store.clone(),
         terms: terms.clone(),
         leases: leases.clone(),
+        puller: puller.clone(),
         withdrawer: withdrawer.clone(),
+        gossip: gossip.clone(),
         metrics: metrics.clone(),
     });
 
+    let hearing = Hearing {
+        book: book.clone(),
+        gossip: gossip.clone(),
+        membership: membership.clone(),
+        holders: holders.clone(),
+    };
     let tasks = Tasks { tracker: TaskTracker::new(), cancel: cancel.clone() };
     let token = || cancel.child_token();
     tasks.spawn(introducer.introductions(token()));
+    tasks.spawn(gossip.clone().run(token()));
+    tasks.spawn(hearing.run(events, accusations, settings.time_scale, token()));
     tasks.spawn(puller.run(token()));
     let lacks_replicas = {
         let sharer = sharer.clone();
@@ -299,11 +303,19 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(withdrawer.clone().run(withdrawals, token()));
     tasks.spawn(withdrawer.clone().make_room(token()));
     tasks.spawn(withdrawer.clone().retell(token()));
-    tasks.spawn(scrub(store, withdrawer, doomed, token()));
+    tasks.spawn(scrub(store, withdrawer, doomed, settings.time_scale, token()));
     let books =
         Bookkeeper { terms, leases, load: load.clone(), membership: membership.clone(), metrics: metrics.clone() };
     tasks.spawn(books.run(token()));
     tasks.spawn(prober.run(token()));
+    tasks.spawn(book.keep(token()));
+    if let Some(auditor) = auditor {
+        tasks.spawn(auditor.clone().run(token()));
+        if let Some(evidence) = evidence {
+            tasks.spawn(evidence.run(settings.time_scale, token()));
+            tasks.spawn(auditor.heed(found, token()));
+        }
+    }
     if let Some(proxy) = settings.proxy.clone() {
         tasks.spawn(crate::egress::run(proxy, load, metrics, token()));
     }
@@ -321,6 +333,13 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let answer = move |identity, request: Request<Incoming>| peer_api.clone().answer(identity, request);
     let (bounds, counters) = (ListenerBounds::default(), Arc::new(ListenerCounters::default()));
     tasks.spawn(peer_listener::serve(sockets.peer, peer_tls, bounds, counters, membership, answer, token()));
+    tasks.spawn(local_api.clone().keep_gate_current(token()));
+    if let (Some(map), Some(socket)) = (nginx_map, sockets.nginx_log) {
+        let load = local_api.load.clone();
+        let steering = move || load.lock().unwrap_or_else(PoisonError::into_inner).steering(monotonic_ms());
+        tasks.spawn(map.clone().listen(socket, token()));
+        tasks.spawn(map.run(steering, token()));
+    }
     let answer = move |request: Request<Incoming>| local_api.clone().answer(request);
     let mut unix_socket = None;
     match sockets.local {
@@ -350,63 +369,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     Ok(outcome?)
 }
 
-/// The agent's parts. If one of them ends, all do: half an agent would let redirects go on by what it no longer checks.
-struct Tasks {
-    tracker: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl Tasks {
-    fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
-        let guard = self.cancel.clone().drop_guard();
-        self.tracker.spawn(async move {
-            let _guard = guard;
-            part.await;
-        });
-    }
-}
-
-/// Each visitor of the embedded origin takes a connection and a file; the usual soft limit of 1024 is soon reached.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-}
-
-impl Sockets {
-    async fn open(settings: &Settings) -> Result<Self, RunError> {
-        let listen = &settings.listen;
-        let local = match &listen.local {
-            LocalAddress::Tcp(address) => Local::Tcp(bind("listen.local", *address).await?),
-            LocalAddress::Unix(path) => Local::Unix(bind_unix(path)?, path.clone()),
-        };
-        let origin = match settings.site.directory {
-            Some(_) => Some(bind("listen.origin", listen.origin).await?),
-            None => None,
-        };
-        let replica = bind("listen.replica", listen.replica).await?;
-        Ok(Self { local, replica, peer: bind("listen.peer", listen.peer).await?, origin })
-    }
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    let listen = |source| RunError::Listen { key, address: address.to_string(), source };
-    TcpListener::bind(address).await.map_err(listen)
-}
-
-fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
-    let listen = |source| RunError::Listen { key: "listen.local", address: path.display().to_string(), source };
-    // The node key's lock has shown that no other agent runs on this state, so a socket left there is a dead one.
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        std::fs::remove_file(path).map_err(listen)?;
-    }
-    let listener = UnixListener::bind(path).map_err(listen)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listen)?;
-    Ok(listener)
-}
-
-fn open_database(path: &Path) -> Result<Database, RunError> {
-    Database::create(path).map_err(|source| RunError::Database { path: path.display().to_string(), source })
+fn open_database(path: &Path) -> Result<StateDb, RunError> {
+    let database = |source| RunError::Database { path: path.display().to_string(), source: Box::new(source) };
+    StateDb::open(path).map_err(database)
 }

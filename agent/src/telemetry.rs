@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
 use crate::replicate::messages::Decline;
+use crate::reputation::account::Verdict;
 
 /// Starts logging to standard error; `RUST_LOG` chooses what, by default `info`.
 pub fn start_logging(json: bool) {
@@ -52,10 +53,28 @@ pub struct Metrics {
     pub over_lease: Counter,
     /// Bytes of objects that peers have fetched from here, by peer.
     pub uploaded_bytes: Family<PeerLabel, Counter>,
+    /// Audits by peer and verdict.
+    pub audits: Family<AuditLabel, Counter>,
     /// Bytes of objects fetched from peers, by the peer that sent them.
     pub pulled_bytes: Family<PeerLabel, Counter>,
     /// Replicas taken in.
     pub pulled: Counter,
+    /// What visitors' browsers reported, by what they found.
+    pub evidence: Family<OutcomeLabel, Counter>,
+    /// Of these, what did not count, by reason.
+    pub evidence_ignored: Family<ReasonLabel, Counter>,
+    /// What followed from them.
+    pub evidence_findings: Family<OutcomeLabel, Counter>,
+    /// Exchanges of gossip that this site has begun, and that were finished.
+    pub gossip_exchanges: Counter,
+    /// Messages of gossip that were refused: too many, or malformed.
+    pub gossip_refused: Counter,
+    /// Records of gossip that were not taken in because they do not hold.
+    pub gossip_unfit: Counter,
+    /// Bytes of gossip sent and received, without what carries them.
+    pub gossip_sent_bytes: Counter,
+    /// See [`Metrics::gossip_sent_bytes`].
+    pub gossip_received_bytes: Counter,
     gauges: Gauges,
 }
 
@@ -73,6 +92,13 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// What came of something.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// One of a few words.
+    pub outcome: &'static str,
+}
+
 /// A peer and why it declines.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DeclineLabel {
@@ -80,6 +106,15 @@ pub struct DeclineLabel {
     pub peer: String,
     /// See [`Decline::name`].
     pub reason: &'static str,
+}
+
+/// A peer and what an audit found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AuditLabel {
+    /// The peer's domain.
+    pub peer: String,
+    /// See [`Verdict::name`].
+    pub verdict: &'static str,
 }
 
 /// States that are read when somebody asks.
@@ -126,8 +161,17 @@ impl Default for Metrics {
             sent_back: Counter::default(),
             over_lease: Counter::default(),
             uploaded_bytes: Family::default(),
+            audits: Family::default(),
             pulled_bytes: Family::default(),
             pulled: Counter::default(),
+            evidence: Family::default(),
+            evidence_ignored: Family::default(),
+            evidence_findings: Family::default(),
+            gossip_exchanges: Counter::default(),
+            gossip_refused: Counter::default(),
+            gossip_unfit: Counter::default(),
+            gossip_sent_bytes: Counter::default(),
+            gossip_received_bytes: Counter::default(),
             gauges: Gauges::default(),
         };
         let mut registry = Registry::with_prefix("p2pcdn");
@@ -147,11 +191,25 @@ impl Default for Metrics {
         registry.register_with_unit("served_for", "Bytes of replicas served, by origin", Unit::Bytes, bytes);
         registry.register("sent_back", "Clients sent back to the origin", metrics.sent_back.clone());
         registry.register("over_lease", "Clients sent back because a lease was used up", metrics.over_lease.clone());
+        registry.register("audits", "Audits by peer and verdict", metrics.audits.clone());
         let bytes = metrics.uploaded_bytes.clone();
         registry.register_with_unit("uploaded", "Bytes of objects that peers fetched from here", Unit::Bytes, bytes);
         let bytes = metrics.pulled_bytes.clone();
         registry.register_with_unit("pulled", "Bytes of objects fetched from peers", Unit::Bytes, bytes);
         registry.register("pulled_replicas", "Replicas taken in", metrics.pulled.clone());
+        let evidence = metrics.evidence.clone();
+        registry.register("evidence", "Reports of visitors' browsers by what they found", evidence);
+        let ignored = metrics.evidence_ignored.clone();
+        registry.register("evidence_ignored", "Reports of visitors' browsers that did not count by reason", ignored);
+        let findings = metrics.evidence_findings.clone();
+        registry.register("evidence_findings", "What followed from reports of visitors' browsers", findings);
+        registry.register("gossip_exchanges", "Exchanges of gossip begun here", metrics.gossip_exchanges.clone());
+        registry.register("gossip_refused", "Messages of gossip that were refused", metrics.gossip_refused.clone());
+        registry.register("gossip_unfit", "Records of gossip that do not hold", metrics.gossip_unfit.clone());
+        let bytes = metrics.gossip_sent_bytes.clone();
+        registry.register_with_unit("gossip_sent", "Bytes of gossip sent", Unit::Bytes, bytes);
+        let bytes = metrics.gossip_received_bytes.clone();
+        registry.register_with_unit("gossip_received", "Bytes of gossip received", Unit::Bytes, bytes);
         let gauges = &metrics.gauges;
         registry.register("own_objects", "Objects of this site", gauges.own_objects.clone());
         registry.register("table_objects", "Objects of this site with a holder", gauges.table_objects.clone());
@@ -197,6 +255,11 @@ impl Metrics {
     pub fn declined(&self, peer: &str, reason: Decline) {
         let label = DeclineLabel { peer: peer.to_owned(), reason: reason.name() };
         self.declined.get_or_create(&label).inc();
+    }
+
+    /// Counts one audit.
+    pub fn audited(&self, peer: &str, verdict: Verdict) {
+        self.audits.get_or_create(&AuditLabel { peer: peer.to_owned(), verdict: verdict.name() }).inc();
     }
 
     /// Counts redirects to one peer.

@@ -108,6 +108,16 @@ impl Lease {
         self.balance > 0
     }
 
+    /// Bytes that were drawn beyond what there was.
+    pub fn debt(&self) -> u64 {
+        self.balance.min(0).unsigned_abs()
+    }
+
+    /// Takes back what was drawn and then not sent; the next refill cuts off what exceeds one second's worth.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.balance = self.balance.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// Takes `bytes`; may leave a debt, which is paid back before the lease is open again.
     pub fn draw(&mut self, bytes: u64) {
         self.balance = self.balance.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::destination::Destination;
 use crate::lookup::{PathError, canonical_target, split_query};
-use crate::object::Class;
+use crate::object::{Class, Sharing};
 use crate::request_head::RequestHead;
 
 /// Who asks.
@@ -49,6 +49,9 @@ pub struct Accepted<'a> {
     pub client: Client,
     /// Canonical target: path and, where its parameters are listed, query.
     pub target: &'a str,
+    /// Whether another site's page wants to read the object (mode `cors`), which the origin has to let everybody do: whom else it lets,
+    /// one by one, no replica knows.
+    pub is_foreign_reader: bool,
 }
 
 /// Why a request is not redirected.
@@ -98,11 +101,13 @@ pub enum Refusal {
     Stale,
     /// The site's Content-Security-Policy forbids it at every holder, or is not known.
     Policy,
+    /// Another site's page wants to read what the origin does not open to everybody.
+    Sharing,
 }
 
 impl Refusal {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Method,
         Self::Path,
         Self::Query,
@@ -124,6 +129,7 @@ impl Refusal {
         Self::Small,
         Self::Stale,
         Self::Policy,
+        Self::Sharing,
     ];
 
     /// The name in metrics and in `p2pcdn status`.
@@ -150,6 +156,7 @@ impl Refusal {
             Self::Small => "small",
             Self::Stale => "stale",
             Self::Policy => "policy",
+            Self::Sharing => "sharing",
         }
     }
 }
@@ -174,12 +181,23 @@ pub fn judge<'a>(head: &RequestHead<'a>, rules: &Rules, is_full: bool) -> Result
         return Err(Refusal::Excluded);
     }
     let client = if head.is_browser() { judge_browser(head, target, rules) } else { judge_tool(head) }?;
-    Ok(Accepted { client, target })
+    // A browser that says nothing of its page's site is accepted for downloads only.
+    let is_foreign_reader = head.fetch_mode == Some(b"cors") && head.fetch_site != Some(b"same-origin");
+    Ok(Accepted { client, target, is_foreign_reader })
 }
 
-/// Whether an object of this class and size is what the client asked for, and may be redirected.
-pub fn judge_object(client: Client, class: Class, size: u64, rules: &Rules) -> Result<(), Refusal> {
-    let is_asked_for = match client {
+/// Whether an object of this class, size and sharing is what the client asked for, and may be redirected.
+///
+/// Who may embed it does not matter here: the redirect and the replica say of that what the origin does, so that a page which requires
+/// that word (COEP) gets no other answer than at the origin.
+pub fn judge_object(
+    accepted: &Accepted<'_>,
+    class: Class,
+    size: u64,
+    sharing: Sharing,
+    rules: &Rules,
+) -> Result<(), Refusal> {
+    let is_asked_for = match accepted.client {
         Client::Browser(destination) => destination.takes(class),
         // Code that no integrity metadata protects: a tool would run what a host makes of it.
         Client::Tool { .. } => class.is_leaf(),
@@ -187,7 +205,10 @@ pub fn judge_object(client: Client, class: Class, size: u64, rules: &Rules) -> R
     if !is_asked_for || !rules.classes.contains(&class) {
         return Err(Refusal::Class);
     }
-    if size < rules.min_bytes { Err(Refusal::Small) } else { Ok(()) }
+    if size < rules.min_bytes {
+        return Err(Refusal::Small);
+    }
+    if accepted.is_foreign_reader && sharing != Sharing::Anyone { Err(Refusal::Sharing) } else { Ok(()) }
 }
 
 /// Whether the version that the client asks about could be the present one, whose tag stands in the table as `validator`.

@@ -3,7 +3,7 @@
 //! A request travels through these modules in order: [`request_head`] takes in what matters of its headers, [`eligibility`] says
 //! whether its client could follow a redirect at all, [`lookup`] turns authority and path into a key, [`replica_table`] knows who holds a verified replica,
 //! [`decide`] says whether to redirect and to whom, and [`redirect`] writes the answer. [`sync`] is the message that keeps the
-//! table current; [`object`] and [`peer`] are the statements that agents exchange.
+//! table current; [`object`] and [`peer`] are the statements that agents exchange. [`gate`] puts the path together.
 //!
 //! Nothing here does I/O, reads a clock or draws randomness: time and draws are arguments.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@
 pub mod decide;
 pub mod destination;
 pub mod eligibility;
+pub mod gate;
 pub mod lookup;
 pub mod metalink;
 pub mod object;

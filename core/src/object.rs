@@ -218,8 +218,9 @@ pub enum Embedding {
 }
 
 /// The origin's statement about one version of one object; signed and exchanged as exact JSON bytes.
+///
+/// Unknown fields are ignored so that a later release may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ObjectRecord {
     /// Authority of the origin: host in lower case, port unless 443.
     pub origin: String,

@@ -162,6 +162,11 @@ impl ReplicaTable {
         self.len == 0
     }
 
+    /// Most objects that it takes in.
+    pub fn max_objects(&self) -> usize {
+        self.max_objects
+    }
+
     /// Objects that were not taken in because the table was full; those stay local.
     pub fn refused(&self) -> u64 {
         self.refused

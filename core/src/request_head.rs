@@ -15,6 +15,8 @@ pub struct RequestHead<'a> {
     pub etag: Option<&'a [u8]>,
     /// `accept`.
     pub accept: Option<&'a [u8]>,
+    /// `origin`: of the page that asks.
+    pub origin: Option<&'a [u8]>,
     /// Whether there are cookies.
     pub has_cookie: bool,
     pub(crate) range: Option<&'a [u8]>,
@@ -61,6 +63,7 @@ impl<'a> RequestHead<'a> {
             b"sec-fetch-user" => self.is_user_activated = value == b"?1",
             b"user-agent" => self.user_agent = Some(value),
             b"accept" => self.accept = Some(value),
+            b"origin" => self.origin = Some(value),
             b"x-forwarded-for" => self.forwarded_for = Some(value),
             _ => self.has_unlisted |= !is_listed(name),
         }
@@ -98,6 +101,11 @@ impl<'a> RequestHead<'a> {
         self.refuse(Refusal::Body);
     }
 
+    /// Whether a condition holds only the origin can say.
+    pub fn note_condition(&mut self) {
+        self.refuse(Refusal::Conditional);
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
     }
@@ -113,7 +121,6 @@ fn is_listed(name: &[u8]) -> bool {
         b"connection",
         b"keep-alive",
         b"referer",
-        b"origin",
         b"priority",
         b"te",
         b"dnt",
@@ -131,6 +138,8 @@ fn is_listed(name: &[u8]) -> bool {
         b"want-repr-digest",
         b"want-content-digest",
         b"icy-metadata",
+        // Firefox says by it that it came by an alternative service (RFC 7838, section 5).
+        b"alt-used",
     ];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }

@@ -16,6 +16,9 @@ use crate::lookup::HashKey;
 use crate::object::{Class, Embedding, Sha256, Sharing};
 
 /// Format version of the body; a reader accepts its own and says so otherwise.
+///
+/// It is the first release's: no filter or agent out there speaks an earlier one. Whoever changes it lets the agent, which is upgraded
+/// first, go on reading and writing the one before for one release.
 pub const FORMAT: u8 = 3;
 /// Most bytes of one frame in either direction: what the slowest proxy host still takes in without stalling its worker.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;

@@ -1,6 +1,7 @@
 //! What the VMs of one proxy tell each other through its shared data, once per tick.
 
 use p2pcdn_core::decide::Steering;
+use p2pcdn_core::gate::exchange::is_ahead;
 use p2pcdn_core::sync::{Message, decode, encode};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +13,6 @@ pub const KEY: &str = "p2pcdn/1/agreed/";
 pub const MAX_VMS: usize = 256;
 /// How long a VM's load counts after it was last told: the end of what a dead VM leaves behind.
 pub const LOAD_TTL_MS: u64 = 5000;
-/// Times that set off further than this in the future are from before the clock was set back.
-const CLOCK_SLACK_MS: u64 = 1000;
 const ATTEMPTS: usize = 4;
 
 /// The agent's last word on redirects, and when it was heard.
@@ -96,11 +95,6 @@ impl Agreed {
             self.loads.extend(load);
         }
     }
-}
-
-/// Whether a time lies so far in the future that the clock must have been set back since.
-pub fn is_ahead(at_ms: u64, now_ms: u64) -> bool {
-    at_ms > now_ms.saturating_add(CLOCK_SLACK_MS)
 }
 
 #[cfg(test)]

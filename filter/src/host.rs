@@ -41,6 +41,8 @@ pub trait Host: Clone {
 
     /// All headers of the current request in the proxy's encoding, for [`pairs`]; only until the request has gone on.
     fn request_headers(&self) -> Vec<u8>;
+    /// The current request's path as the client sent it, where [`Host::request_headers`] have it otherwise; empty if it cannot be had.
+    fn raw_path(&self) -> Vec<u8>;
     /// Answers the current request, before or in place of the origin.
     fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]);
     /// `:status` of the current response.

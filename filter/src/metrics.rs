@@ -1,9 +1,9 @@
 //! What operators watch; resolved once, when the filter is configured, and brought up to date on every tick.
 
 use p2pcdn_core::eligibility::Refusal;
+use p2pcdn_core::gate::tally::Counted;
 
 use crate::host::{Host, MetricId, MetricKind};
-use crate::tally::ByReason;
 
 /// Numbers of the filter's metrics in the proxy. Envoy shows them below `wasmcustom.`.
 #[derive(Debug, Clone)]
@@ -32,27 +32,6 @@ pub struct Metrics {
     origin_failures: MetricId,
     rescued: MetricId,
     refused: [MetricId; Refusal::ALL.len()],
-}
-
-/// Requests since the last tick; a host call for each would cost more than counting here.
-#[derive(Debug, Default)]
-pub struct Counted {
-    /// `p2pcdn.requests`: requests that reached the filter.
-    pub requests: u32,
-    /// `p2pcdn.eligible`: requests that could have been redirected, for a fresh object in the table.
-    pub eligible: u32,
-    /// `p2pcdn.redirected`: requests that were.
-    pub redirected: u32,
-    /// `p2pcdn.would_redirect`: requests that would have been, in mode `observe`.
-    pub would_redirect: u32,
-    /// `p2pcdn.returned`: requests for a return URL of an object in the table.
-    pub returned: u32,
-    /// `p2pcdn.origin_failures`: requests for objects in the table that the origin failed to answer.
-    pub origin_failures: u32,
-    /// `p2pcdn.rescued`: of these, requests that were redirected instead.
-    pub rescued: u32,
-    /// `p2pcdn.refused.<reason>`: requests that stayed.
-    pub refused: ByReason,
 }
 
 impl Metrics {

@@ -1,18 +1,15 @@
-//! A request from its headers to its verdict.
+//! A request, from its headers to its verdict.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use p2pcdn_core::decide::{Candidate, is_full, leaves};
-use p2pcdn_core::destination::Destinations;
-use p2pcdn_core::eligibility::{Accepted, Client, Refusal, judge, judge_condition, judge_object};
-use p2pcdn_core::lookup::{canonical_path, returned_path};
-use p2pcdn_core::replica_table::{Found, ReplicaTable};
+use p2pcdn_core::gate::Surroundings;
+pub use p2pcdn_core::gate::{Kept, Verdict};
 use p2pcdn_core::request_head::RequestHead;
 
 use crate::host::{Host, now_ms, pairs};
-use crate::redirect::Leaving;
 use crate::root::Vm;
+use crate::settings::Proxy;
 
 /// One request and, later, its response.
 #[derive(Debug)]
@@ -24,105 +21,6 @@ pub struct Request<H: Host> {
     is_counted: bool,
 }
 
-/// What the response will be treated by: Envoy shows no request header any more once the request has gone on.
-#[derive(Debug, Default)]
-pub(crate) enum Kept {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// A request for an object in the table, that the origin answers.
-    Watched(Watched),
-    /// A request that a host sent back, for an object in the table.
-    Returned(Returned),
-}
-
-/// A request that a host sent back.
-#[derive(Debug)]
-pub(crate) struct Returned {
-    /// See [`p2pcdn_core::sync::ObjectRow::validator`].
-    pub(crate) validator: u32,
-    /// The page's origin.
-    pub(crate) origin: Option<Vec<u8>>,
-    /// Whether the answer may be for one visitor only.
-    pub(crate) has_credentials: bool,
-}
-
-/// What becomes of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It continues to the origin.
-    Local,
-    /// It continues to the origin, which a host sent the client back to.
-    Returned,
-    /// It has been answered.
-    Redirected,
-}
-
-/// An object in the table that the origin is about to answer for.
-#[derive(Debug)]
-pub(crate) struct Watched {
-    /// The object's key.
-    pub(crate) key: u64,
-    /// See [`p2pcdn_core::sync::ObjectRow::validator`].
-    pub(crate) validator: u32,
-    /// Whether the answer tells first-hand if the table is right: it is the first in its period, and a stranger's.
-    pub(crate) is_first_hand: bool,
-    /// Who asked for what.
-    pub(crate) client: Client,
-    pub(crate) is_head: bool,
-    pub(crate) authority: Vec<u8>,
-    pub(crate) target: String,
-    pub(crate) address: Vec<u8>,
-}
-
-impl<'a> Ask<'a> {
-    fn new(head: &RequestHead<'a>, accepted: Accepted<'a>) -> Self {
-        Self {
-            client: accepted.client,
-            is_head: head.method == b"HEAD",
-            authority: head.authority,
-            target: accepted.target,
-            address: head.client(),
-        }
-    }
-}
-
-impl Watched {
-    fn new(key: u64, validator: u32, is_first_hand: bool, ask: &Ask<'_>) -> Self {
-        Self {
-            key,
-            validator,
-            is_first_hand,
-            client: ask.client,
-            is_head: ask.is_head,
-            authority: ask.authority.to_vec(),
-            target: ask.target.to_owned(),
-            address: ask.address.to_vec(),
-        }
-    }
-
-    /// The request as it was.
-    pub(crate) fn ask(&self) -> Ask<'_> {
-        let Self { client, is_head, authority, target, address, .. } = self;
-        Ask { client: *client, is_head: *is_head, authority, target, address }
-    }
-}
-
-/// What a redirect has to know of its request.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ask<'a> {
-    /// Who asks.
-    pub(crate) client: Client,
-    /// Whether no body will be sent.
-    pub(crate) is_head: bool,
-    /// Authority as the client wrote it.
-    pub(crate) authority: &'a [u8],
-    /// Canonical target.
-    pub(crate) target: &'a str,
-    /// The client's address; empty if the proxy does not say.
-    pub(crate) address: &'a [u8],
-}
-
 impl<H: Host> Request<H> {
     /// A request of which nothing is known yet.
     pub fn new(vm: Option<Rc<RefCell<Vm<H>>>>) -> Self {
@@ -131,7 +29,7 @@ impl<H: Host> Request<H> {
 
     /// Takes in the request's headers, and answers it if it is redirected.
     ///
-    /// `is_whole` says that no body follows.
+    /// `is_whole` says that no body follows, where the proxy knows.
     pub fn head(&mut self, is_whole: bool) -> Verdict {
         if let Some(mut vm) = self.vm.as_ref().and_then(|vm| vm.try_borrow_mut().ok()) {
             if !self.is_counted {
@@ -161,136 +59,49 @@ impl<H: Host> Vm<H> {
         if pairs(headers).any(|header| header == (b"x-p2pcdn-crash", b"1")) {
             crate::host::wasm::trap();
         }
+        let raw_path;
         let mut head = RequestHead::default();
-        pairs(headers).for_each(|(name, value)| head.observe(name, value));
-        if !is_whole {
-            head.note_body();
-        }
-        self.count_request();
-        if let Some(target) = returned_path(head.path) {
-            return (Verdict::Returned, self.note_return(&head, target, headers));
-        }
-        let is_full = is_full(self.in_flight_everywhere(), self.settings.in_flight_limit);
-        let accepted = judge(&head, &self.settings.rules, is_full);
-        if accepted == Err(Refusal::Reload) {
-            self.refuse(Refusal::Reload);
-            return (Verdict::Local, self.watch(&head));
-        }
-        accepted.and_then(|accepted| self.consider(&head, accepted, is_full)).unwrap_or_else(|refusal| {
-            if head.is_page() {
-                self.note_page(head.path);
+        match self.proxy {
+            Proxy::Envoy => {
+                pairs(headers).for_each(|(name, value)| head.observe(name, value));
+                if !is_whole {
+                    head.note_body();
+                }
             }
-            self.refuse(refusal);
-            (Verdict::Local, Kept::Nothing)
-        })
-    }
-
-    fn note_return(&mut self, head: &RequestHead<'_>, target: &[u8], headers: &[u8]) -> Kept {
-        let key = self.hash_key.of(head.authority, target);
-        let Some(found) = self.table.find(key) else { return Kept::Nothing };
-        let validator = found.validator;
-        self.tally.returned.note(key);
-        self.counted.returned = self.counted.returned.saturating_add(1);
-        let origin = pairs(headers).find(|(name, _)| *name == b"origin").map(|(_, value)| value.to_vec());
-        Kept::Returned(Returned { validator, origin, has_credentials: head.has_credentials() })
-    }
-
-    /// A visitor who wants the origin's own word gets a replica only if the origin has none to give.
-    fn watch(&mut self, head: &RequestHead<'_>) -> Kept {
-        let Ok(accepted) = judge(head, &self.settings.rules, true) else { return Kept::Nothing };
-        let ask = Ask::new(head, accepted);
-        let key = self.hash_key.of(head.authority, accepted.target.as_bytes());
-        match self.table.find(key) {
-            Some(found) if judge_object(ask.client, found.class, found.size, &self.settings.rules).is_ok() => {
-                Kept::Watched(Watched::new(key, found.validator, false, &ask))
-            }
-            _ => Kept::Nothing,
-        }
-    }
-
-    fn note_page(&mut self, target: &[u8]) {
-        // Queries may name people.
-        let path = target.split(|b| *b == b'?').next().unwrap_or_default();
-        if let Ok(path) = canonical_path(path) {
-            self.tally.page(path);
-        }
-    }
-
-    /// Looks the object up and, if the request leaves, answers it.
-    fn consider(
-        &mut self,
-        head: &RequestHead<'_>,
-        accepted: Accepted<'_>,
-        is_full: bool,
-    ) -> Result<(Verdict, Kept), Refusal> {
-        if !self.has_table() {
-            return Err(Refusal::Unknown);
-        }
-        let ask = Ask::new(head, accepted);
-        let Ask { client, target, is_head, .. } = ask;
-        let key = self.hash_key.of(head.authority, target.as_bytes());
-        self.tally.hot.count(key, 1, || ());
-        let Some(found) = self.table.find(key) else {
-            self.tally.wanted.count(key, 1, || target.to_owned());
-            return Err(Refusal::Unknown);
-        };
-        judge_object(client, found.class, found.size, &self.settings.rules)?;
-        let validator = found.validator;
-        let stays = |is_first_hand| (Verdict::Local, Kept::Watched(Watched::new(key, validator, is_first_hand, &ask)));
-        if let Err(refusal) = judge_condition(head.etag, validator, |etag| self.hash_key.validator(etag)) {
-            self.refuse(refusal);
-            return Ok(stays(false));
-        }
-        let now_ms = now_ms(&self.host);
-        let now_s = now_ms / 1000;
-        if !self.is_current(now_ms) || u64::from(found.fresh_until_s) <= now_s {
-            self.refuse(Refusal::Stale);
-            return Ok(stays(false));
-        }
-        if !found.holders.iter().any(|id| self.table.holder(*id).is_some_and(|h| !is_blocked(h.blocked, client))) {
-            return Err(Refusal::Policy);
-        }
-        let bytes = if is_head { 0 } else { found.size };
-        self.tally.counts.eligible = self.tally.counts.eligible.saturating_add(1);
-        self.tally.counts.eligible_bytes = self.tally.counts.eligible_bytes.saturating_add(bytes);
-        self.counted.eligible = self.counted.eligible.saturating_add(1);
-
-        let is_seen = self.first_hand.seen(key, now_s);
-        if leaves(&self.word.steering, is_full, self.draws.ppm()) && (is_seen || is_full) {
-            gather(&mut self.candidates, &self.table, &found, client);
-            let leaving = Leaving::of(&found, now_s);
-            if self.send_away(&ask, &leaving) {
-                return Ok((Verdict::Redirected, Kept::Nothing));
+            // Its `:path` is decoded and its `:authority` made up, and it never knows whether a body follows.
+            Proxy::Nginx => {
+                raw_path = self.host.raw_path();
+                let told = pairs(headers).filter(|(name, _)| !matches!(*name, b":path" | b":authority"));
+                told.for_each(|(name, value)| lower_case(name, |name| head.observe(name, value)));
+                head.path = &raw_path;
             }
         }
-        Ok(stays(!is_seen && head.is_plain()))
-    }
-
-    fn refuse(&mut self, refusal: Refusal) {
-        self.counted.refused.count(refusal, 1);
-        self.tally.refused.count(refusal, 1);
-    }
-
-    fn count_request(&mut self) {
-        self.has_served = true;
-        self.tally.counts.requests = self.tally.counts.requests.saturating_add(1);
-        self.counted.requests = self.counted.requests.saturating_add(1);
+        self.gate.decide(&head, self.in_flight_everywhere(), &mut Through(&self.host))
     }
 }
 
-/// Whoever of the object's holders could be sent this client now.
-pub(crate) fn gather(candidates: &mut Vec<Candidate>, table: &ReplicaTable, found: &Found<'_>, client: Client) {
-    candidates.clear();
-    candidates.extend(found.holders.iter().filter_map(|id| {
-        let holder = table.holder(*id)?;
-        let can_take = holder.weight > 0 && holder.lease.is_open() && !is_blocked(holder.blocked, client);
-        can_take.then_some(Candidate { holder: *id, weight: holder.weight, newcomer: holder.newcomer })
-    }));
+/// nginx shows names as clients wrote them. One that is longer than any that matters may stay as it is.
+fn lower_case(name: &[u8], take: impl FnOnce(&[u8])) {
+    let mut lower = [0; 40];
+    match lower.get_mut(..name.len()) {
+        Some(lower) => {
+            lower.copy_from_slice(name);
+            lower.make_ascii_lowercase();
+            take(lower);
+        }
+        None => take(name),
+    }
 }
 
-fn is_blocked(blocked: Destinations, client: Client) -> bool {
-    match client {
-        Client::Browser(destination) => blocked.contains(destination),
-        Client::Tool { .. } => false,
+/// The proxy, as the gate knows it.
+pub(crate) struct Through<'a, H>(pub(crate) &'a H);
+
+impl<H: Host> Surroundings for Through<'_, H> {
+    fn now_ms(&self) -> u64 {
+        now_ms(self.0)
+    }
+
+    fn answer(&mut self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) {
+        self.0.respond(status, headers, body);
     }
 }

@@ -1,45 +1,35 @@
 //! The filter's configuration: JSON in, checked settings or every error at once out.
 
-use p2pcdn_core::decide::Targets;
-use p2pcdn_core::eligibility::Rules;
-use p2pcdn_core::lookup::MAX_PATH_BYTES;
-use p2pcdn_core::object::Class;
-use p2pcdn_core::redirect::MAX_LIFETIME_S;
+use p2pcdn_core::gate::Medium;
+use p2pcdn_core::gate::reader::{ConfigError, Reader};
+use p2pcdn_core::gate::settings::GateSettings;
 
-mod reader;
-
-use reader::Reader;
-pub use reader::{ConfigError, Problem};
-
-/// Most prefixes in one list: each is compared on the request path.
-pub const MAX_PREFIXES: usize = 64;
-/// Most query parameters.
-pub const MAX_QUERIES: usize = 16;
-
-/// Who is sent to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Affinity {
-    /// Each request anew.
-    None,
-    /// Requests from one address to one holder, so that a page comes from few connections.
-    Client,
+/// The proxy that the filter runs in; they differ in what they show of a request, and in what they take from a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proxy {
+    /// Envoy.
+    #[default]
+    Envoy,
+    /// nginx with ngx_wasm_module.
+    Nginx,
 }
 
-/// What the filter does with its decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Redirects.
-    On,
-    /// Decides and counts, but redirects nothing.
-    Observe,
-    /// Neither decides nor talks to the agent.
-    Off,
+impl Proxy {
+    /// What an answer can be made of.
+    pub fn medium(self) -> Medium {
+        match self {
+            Self::Envoy => Medium::ENVOY,
+            Self::Nginx => Medium::NGINX,
+        }
+    }
 }
 
 /// Checked settings. The table of keys in `envoy-config/README.md` is this list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// `agent.cluster`: the proxy's name for the agent's local socket. Required.
+    /// `proxy`: `envoy` or `nginx`; `envoy`.
+    pub proxy: Proxy,
+    /// `agent.cluster`: the proxy's name for the agent's local socket, in nginx its address. Required.
     pub agent_cluster: String,
     /// `agent.timeout_ms`: longest exchange with the agent; 1000, within 10 to 10 000.
     pub agent_timeout_ms: u32,
@@ -47,27 +37,8 @@ pub struct Settings {
     pub tick_ms: u32,
     /// `max_objects`: most objects in the table of each VM, at up to 72 bytes; 1 048 576, within 1 to 8 388 608.
     pub max_objects: usize,
-    /// `target.requests_per_s`, `target.egress_bytes_per_s`, `target.in_flight`: what the site carries itself; 0, none.
-    /// `pure_balancer_at`: multiple of a target beyond which all that can be is redirected; 5, within 1 to 1000, or 0, never.
-    pub targets: Targets,
-    /// `in_flight_limit`: requests in flight in this proxy beyond which all that can be is redirected at once; 0, none.
-    pub in_flight_limit: u32,
-    /// `stay_local_s`: in every such period, the first request for an object stays in each VM; 10 s, at most 3600; 0, never.
-    pub stay_local_s: u32,
-    /// `min_bytes`: 8192, at most 1 GiB. `classes`: all. `exclude`, `fetch_paths`, `plain_style_paths`, `download_paths` and
-    /// `cross_site_paths`: at most [`MAX_PREFIXES`] each; none. `queries`: at most [`MAX_QUERIES`]; none. `ranges`: `from_start`, or
-    /// `any`.
-    pub rules: Rules,
-    /// `affinity`: whether a `client` address is always sent to the same holder; `none`.
-    pub affinity: Affinity,
-    /// `redirect_max_age_s`: how long a browser may keep a redirect; 0 s, at most [`MAX_LIFETIME_S`].
-    pub redirect_max_age_s: u32,
-    /// `metalink`: whether download tools are told every place and the digest; true.
-    pub metalink: bool,
-    /// `rescue`: whether a request that the origin fails to answer is redirected; true.
-    pub rescue: bool,
-    /// `mode`: `on`, `observe` or `off`; `on`.
-    pub mode: Mode,
+    /// What is redirected, when, and how.
+    pub gate: GateSettings,
 }
 
 impl Settings {
@@ -81,34 +52,12 @@ impl Settings {
 
     fn read(read: &mut Reader) -> Self {
         Self {
+            proxy: read.word("proxy", Proxy::Envoy, &[("envoy", Proxy::Envoy), ("nginx", Proxy::Nginx)]),
             agent_cluster: read.required_text("agent.cluster", 255),
             agent_timeout_ms: read.number("agent.timeout_ms", 1000, 10, 10_000),
             tick_ms: read.number("tick_ms", 250, 25, 2000),
             max_objects: read.number("max_objects", 1 << 20, 1, 1 << 23),
-            targets: Targets {
-                requests_per_s: read.number("target.requests_per_s", 0, 0, u32::MAX.into()),
-                egress_bytes_per_s: read.number("target.egress_bytes_per_s", 0, 0, 1 << 50),
-                in_flight: read.number("target.in_flight", 0, 0, u32::MAX.into()),
-                pure_balancer_at: read.factor("pure_balancer_at", 5.0, 1.0, 1000.0),
-            },
-            in_flight_limit: read.number("in_flight_limit", 0, 0, u32::MAX.into()),
-            stay_local_s: read.number("stay_local_s", 10, 0, 3600),
-            rules: Rules {
-                min_bytes: read.number("min_bytes", 8192, 0, 1 << 30),
-                classes: read.words("classes", &Class::ALL.map(|class| (class.name(), class))),
-                exclude: read.prefixes("exclude", MAX_PREFIXES, MAX_PATH_BYTES),
-                queries: read.parameters("queries", MAX_QUERIES, 64),
-                fetch_paths: read.prefixes("fetch_paths", MAX_PREFIXES, MAX_PATH_BYTES),
-                plain_style_paths: read.prefixes("plain_style_paths", MAX_PREFIXES, MAX_PATH_BYTES),
-                download_paths: read.prefixes("download_paths", MAX_PREFIXES, MAX_PATH_BYTES),
-                cross_site_paths: read.prefixes("cross_site_paths", MAX_PREFIXES, MAX_PATH_BYTES),
-                any_range: read.word("ranges", false, &[("from_start", false), ("any", true)]),
-            },
-            affinity: read.word("affinity", Affinity::None, &[("none", Affinity::None), ("client", Affinity::Client)]),
-            redirect_max_age_s: read.number("redirect_max_age_s", 0, 0, MAX_LIFETIME_S.into()),
-            metalink: read.flag("metalink", true),
-            rescue: read.flag("rescue", true),
-            mode: read.word("mode", Mode::On, &[("on", Mode::On), ("observe", Mode::Observe), ("off", Mode::Off)]),
+            gate: GateSettings::read(read, true),
         }
     }
 }
@@ -116,6 +65,10 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2pcdn_core::decide::Targets;
+    use p2pcdn_core::eligibility::Rules;
+    use p2pcdn_core::gate::settings::{Affinity, Mode};
+    use p2pcdn_core::object::Class;
     use proptest::prelude::*;
 
     fn errors(json: &str) -> Vec<String> {
@@ -125,16 +78,17 @@ mod tests {
     #[test]
     fn only_the_agents_cluster_is_required() {
         let settings = Settings::parse(br#"{"agent": {"cluster": "p2pcdn_agent"}}"#).unwrap();
-        assert_eq!((settings.tick_ms, settings.rules.min_bytes, settings.stay_local_s), (250, 8192, 10));
-        assert_eq!((settings.mode, settings.rules.classes.len()), (Mode::On, 6));
-        assert_eq!(settings.targets, Targets { pure_balancer_at: 5.0, ..Targets::default() });
+        let gate = &settings.gate;
+        assert_eq!((settings.tick_ms, gate.rules.min_bytes, gate.stay_local_s), (250, 8192, 10));
+        assert_eq!((settings.proxy, gate.mode, gate.rules.classes.len()), (Proxy::Envoy, Mode::On, 6));
+        assert_eq!(gate.targets, Targets { pure_balancer_at: 5.0, ..Targets::default() });
         assert_eq!(errors("{}"), ["agent.cluster: is required"]);
     }
 
     #[test]
     fn every_key_is_read() {
         let json = br#"{
-            "agent": {"cluster": "a", "timeout_ms": 500}, "tick_ms": 100, "min_bytes": 1, "max_objects": 2,
+            "proxy": "nginx", "agent": {"cluster": "a", "timeout_ms": 500}, "tick_ms": 100, "min_bytes": 1, "max_objects": 2,
             "target": {"requests_per_s": 3, "egress_bytes_per_s": 4.0, "in_flight": 5}, "pure_balancer_at": 2.5,
             "in_flight_limit": 6, "stay_local_s": 7, "classes": ["font"], "exclude": ["/private/"], "mode": "observe",
             "queries": ["v"], "fetch_paths": ["/a"], "plain_style_paths": ["/b"], "download_paths": ["/c"],
@@ -143,29 +97,32 @@ mod tests {
         }"#;
         let settings = Settings::parse(json).unwrap();
         let expected = Settings {
+            proxy: Proxy::Nginx,
             agent_cluster: "a".into(),
             agent_timeout_ms: 500,
             tick_ms: 100,
             max_objects: 2,
-            targets: Targets { requests_per_s: 3, egress_bytes_per_s: 4, in_flight: 5, pure_balancer_at: 2.5 },
-            in_flight_limit: 6,
-            stay_local_s: 7,
-            rules: Rules {
-                min_bytes: 1,
-                classes: vec![Class::Font],
-                exclude: vec!["/private/".into()],
-                queries: vec!["v".into()],
-                fetch_paths: vec!["/a".into()],
-                plain_style_paths: vec!["/b".into()],
-                download_paths: vec!["/c".into()],
-                cross_site_paths: vec!["/d".into()],
-                any_range: true,
+            gate: GateSettings {
+                targets: Targets { requests_per_s: 3, egress_bytes_per_s: 4, in_flight: 5, pure_balancer_at: 2.5 },
+                in_flight_limit: 6,
+                stay_local_s: 7,
+                rules: Rules {
+                    min_bytes: 1,
+                    classes: vec![Class::Font],
+                    exclude: vec!["/private/".into()],
+                    queries: vec!["v".into()],
+                    fetch_paths: vec!["/a".into()],
+                    plain_style_paths: vec!["/b".into()],
+                    download_paths: vec!["/c".into()],
+                    cross_site_paths: vec!["/d".into()],
+                    any_range: true,
+                },
+                affinity: Affinity::Client,
+                redirect_max_age_s: 30,
+                metalink: false,
+                rescue: false,
+                mode: Mode::Observe,
             },
-            affinity: Affinity::Client,
-            redirect_max_age_s: 30,
-            metalink: false,
-            rescue: false,
-            mode: Mode::Observe,
         };
         assert_eq!(settings, expected);
     }
@@ -185,8 +142,8 @@ mod tests {
             "classes: must be a list of different words out of: image, media, font, archive, style, script",
             "exclude: must be a list of at most 64 paths that begin with / and have at most 1024 bytes",
             "mode: must be one of: on, observe, off",
-            "agent.timeout: is not a setting of this filter; did you mean agent.timeout_ms?",
-            "zzz: is not a setting of this filter",
+            "agent.timeout: is not a setting; did you mean agent.timeout_ms?",
+            "zzz: is not a setting",
         ];
         assert_eq!(errors(json), expected);
     }

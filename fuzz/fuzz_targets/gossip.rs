@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use p2pcdn_agent::gossip::messages::Message;
-use p2pcdn_agent::gossip::{Bounds, Check, Record, Table};
+use p2pcdn_agent::gossip::{Bounds, Check, Claim, Record, Table};
 
 const NOW_S: u64 = 1_800_000_000;
 
@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut table = Table::new(Bounds::default(), 0);
     if let Ok(message) = Message::decode(bytes) {
         assert_eq!(message.encode(), bytes);
-        let mut check = |_: &_| Check::Good;
+        let mut check = |_: &Claim<'_>| Check::Good;
         match message {
             Message::Opening(opening) => drop(table.answer(&opening)),
             Message::Reply(reply) => drop(table.close(1, &reply, NOW_S, &mut check)),

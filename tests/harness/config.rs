@@ -8,32 +8,31 @@ use crate::Error;
 
 /// The agent's settings file. Each key is a path, as in `site.domain`; strings, numbers and lists of them read the same in JSON and TOML.
 pub(crate) fn agent_toml(settings: &BTreeMap<String, Value>) -> String {
-    let mut toml = String::new();
-    let mut open = "";
+    let mut tables: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (key, value) in settings {
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
-        if table != open {
-            toml += &format!("\n[{table}]\n");
-            open = table;
-        }
-        toml += &format!("{name} = {value}\n");
+        tables.entry(table).or_default().push(format!("{name} = {value}\n"));
+    }
+    let mut toml = String::new();
+    for (table, lines) in tables {
+        toml += &format!("\n[{table}]\n{}", lines.concat());
     }
     toml
 }
 
-/// The shipped Envoy configuration with each example replaced by the value of one site.
+/// The shipped configuration of a proxy with each example replaced by the value of one site.
 ///
 /// # Errors
 /// [`Error::Marker`] if the configuration no longer has one of the examples.
-pub(crate) fn envoy_yaml(shipped: &str, edits: &BTreeMap<&'static str, String>) -> Result<String, Error> {
-    let mut yaml = shipped.to_owned();
+pub(crate) fn of_proxy(shipped: &str, edits: &BTreeMap<&'static str, String>) -> Result<String, Error> {
+    let mut text = shipped.to_owned();
     for (example, value) in edits {
-        if !yaml.contains(example) {
+        if !text.contains(example) {
             return Err(Error::Marker(example));
         }
-        yaml = yaml.replace(example, value);
+        text = text.replace(example, value);
     }
-    Ok(yaml)
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -48,16 +47,19 @@ mod tests {
             ("site.domain", json!("a:1")),
             ("site.max_age", json!("5m")),
             ("egress.allow_private", json!(true)),
+            ("trust.extra_roots", json!([])),
+            ("trust.formulas.budget", json!(0.5)),
+            ("trust.mode", json!("on")),
         ];
         let settings = settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let want = "\n[egress]\nallow_private = true\n\n[peers]\ninvited = [\"b:1\",\"c:2\"]\n\n[site]\ndomain = \"a:1\"\nmax_age = \"5m\"\n";
+        let want = "\n[egress]\nallow_private = true\n\n[peers]\ninvited = [\"b:1\",\"c:2\"]\n\n[site]\ndomain = \"a:1\"\nmax_age = \"5m\"\n\n[trust]\nextra_roots = []\nmode = \"on\"\n\n[trust.formulas]\nbudget = 0.5\n";
         assert_eq!(agent_toml(&settings), want);
     }
 
     #[test]
     fn an_example_that_is_gone_is_noticed() {
         let edits = BTreeMap::from([("port: 1", "port: 20".to_owned())]);
-        assert_eq!(envoy_yaml("a: { port: 1 }", &edits).unwrap(), "a: { port: 20 }");
-        assert!(matches!(envoy_yaml("a: { port: 2 }", &edits), Err(Error::Marker("port: 1"))));
+        assert_eq!(of_proxy("a: { port: 1 }", &edits).unwrap(), "a: { port: 20 }");
+        assert!(matches!(of_proxy("a: { port: 2 }", &edits), Err(Error::Marker("port: 1"))));
     }
 }

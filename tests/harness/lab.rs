@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::ca::Ca;
 use crate::client::Client;
 use crate::network::Place;
-use crate::{Error, Site};
+use crate::{Error, Nginx, Site};
 
 /// The programs under test.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Dist {
     pub wasm: PathBuf,
     /// The Envoy configuration that ships.
     pub site_yaml: PathBuf,
+    /// Where the nginx configurations that ship are.
+    pub nginx_config: PathBuf,
 }
 
 impl Dist {
@@ -49,6 +51,7 @@ impl Dist {
             agent: existing(dist.join("p2pcdn"))?,
             wasm: existing(dist.join("p2pcdn_filter.wasm"))?,
             site_yaml: existing(root.join("envoy-config/site.yaml"))?,
+            nginx_config: root.join("nginx-config"),
         })
     }
 }
@@ -94,6 +97,16 @@ impl Lab {
     /// [`Error::Io`] or [`Error::Certificate`].
     pub fn site(&self, name: &str) -> Result<Site, Error> {
         Site::new(self, name, None)
+    }
+
+    /// Like [`Lab::site`], with stock nginx in place of Envoy.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Certificate`]; [`Error::NotBuilt`] if nginx is not installed.
+    pub fn nginx_site(&self, name: &str, nginx: Nginx) -> Result<Site, Error> {
+        let mut site = Site::new(self, name, None)?;
+        site.use_nginx(self, nginx)?;
+        Ok(site)
     }
 
     /// Like [`Lab::site`], at a place of its own, whose addresses stand for its names.

@@ -1,7 +1,7 @@
 //! Whole sites on loopback for tests and for the demo: real Envoy, real agents, real TLS, and a load generator that counts for itself.
 //!
 //! A [`Lab`] holds what its sites share: a directory, a throw-away CA, the built programs and an HTTPS client. A [`Site`] is one
-//! Envoy and one agent; [`load`] offers requests to it and [`tally`] sums up what became of them. All names end in `.localhost` and
+//! Envoy (or nginx) and one agent; [`load`] offers requests to it and [`tally`] sums up what became of them. All names end in `.localhost` and
 //! all addresses are 127.0.0.1, on ports that no outgoing connection can take, unless the sites are in a [`network::Network`] of their
 //! own. Whatever a site started dies with it.
 
@@ -13,6 +13,7 @@ pub mod content;
 mod lab;
 pub mod load;
 pub mod network;
+mod nginx;
 mod ports;
 pub mod process;
 mod site;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use lab::{Dist, Lab};
+pub use nginx::Nginx;
 pub use rustix::process::Signal;
 pub use site::{Site, invite_each_other};
 
@@ -36,8 +38,8 @@ pub enum Error {
     /// A program that the tests run is missing.
     #[error("{} is missing: run `cargo xtask build` first", .0.display())]
     NotBuilt(PathBuf),
-    /// The shipped Envoy configuration has no such value to replace.
-    #[error("envoy-config/site.yaml no longer has `{0}`")]
+    /// The proxy's shipped configuration has no such value to replace.
+    #[error("the shipped configuration no longer has `{0}`")]
     Marker(&'static str),
     /// A file or process of the harness itself.
     #[error("{what}: {source}")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, set_parent_process_death_signal};
 
 use crate::{Error, poll};
 
@@ -25,6 +25,8 @@ pub struct Program {
     directory: PathBuf,
     log: PathBuf,
     namespace: Option<String>,
+    /// A program and its arguments that run this one.
+    wrapper: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -41,6 +43,7 @@ impl Program {
             directory: directory.into(),
             log,
             namespace: None,
+            wrapper: Vec::new(),
             child: None,
         }
     }
@@ -50,15 +53,18 @@ impl Program {
         self.namespace = Some(namespace.into());
     }
 
+    /// Has it run by another program, to whose arguments it is added; holds from the next start. The other one has to become it (`exec`),
+    /// for signals to reach it.
+    pub fn wrap(&mut self, wrapper: Vec<OsString>) {
+        self.wrapper = wrapper;
+    }
+
     fn command(&self) -> Command {
-        let mut command = match &self.namespace {
-            None => Command::new(&self.path),
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(&self.path);
-                command
-            }
-        };
+        let namespace =
+            self.namespace.iter().flat_map(|name| ["ip", "netns", "exec", name.as_str()].map(OsString::from));
+        let mut words = namespace.chain(self.wrapper.iter().cloned()).chain([self.path.clone().into()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         command.envs(self.environment.iter().cloned()).current_dir(&self.directory).stdin(Stdio::null());
         command
     }
@@ -132,11 +138,11 @@ impl Program {
         kill_process(Pid::from_child(child), signal).map_err(|e| Error::io("signal", &self.path)(e.into()))
     }
 
-    /// Kills it, as a power failure would.
+    /// Kills it and what it has started, as a power failure would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Both fail only if it has ended already.
-            let _ = child.kill();
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.wait();
         }
     }

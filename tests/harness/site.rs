@@ -16,10 +16,13 @@ use crate::client::Client;
 use crate::config;
 use crate::content::Content;
 use crate::network::Place;
+use crate::nginx::{self, Nginx, Values};
 use crate::ports::Port;
 use crate::process::Program;
 use crate::{Error, Lab, poll};
 
+/// Where further keys of the filter find their place in the configuration that ships.
+const NO_KEYS: &str = r#""exclude": []"#;
 /// How long a site may take to start.
 const START: Duration = Duration::from_secs(30);
 
@@ -35,11 +38,14 @@ pub struct Site {
     pub content: Content,
     /// The agent.
     pub agent: Program,
-    /// The proxy.
+    /// The proxy: Envoy, or nginx in its place.
     pub envoy: Program,
+    /// Which nginx stands in Envoy's place.
+    pub nginx: Option<Nginx>,
     client: Client,
     directory: PathBuf,
-    site_yaml: PathBuf,
+    /// The configuration that ships, and the name of this site's own.
+    shipped: (PathBuf, &'static str),
     settings: BTreeMap<String, Value>,
     edits: BTreeMap<&'static str, String>,
     invited: Vec<String>,
@@ -113,7 +119,8 @@ impl Site {
             envoy: Program::new("envoy", &lab.dist.envoy, Vec::new(), &directory),
             client: lab.client.clone(),
             directory,
-            site_yaml: lab.dist.site_yaml.clone(),
+            nginx: None,
+            shipped: (lab.dist.site_yaml.clone(), "envoy.yaml"),
             settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             edits: edits.into(),
             invited: Vec::new(),
@@ -129,6 +136,54 @@ impl Site {
             site.is_apart = true;
         }
         Ok(site)
+    }
+
+    /// Puts nginx in Envoy's place.
+    pub(crate) fn use_nginx(&mut self, lab: &Lab, nginx: Nginx) -> Result<(), Error> {
+        let arguments = vec!["-c".into(), self.directory.join("nginx.conf").into()];
+        self.envoy = Program::new("nginx", &nginx::program()?, arguments, &self.directory);
+        self.shipped = (lab.dist.nginx_config.join(nginx.file()), "nginx.conf");
+        self.nginx = Some(nginx);
+        let agent = [&self.internal[0], &self.internal[1], &self.internal[2]].map(loopback);
+        self.edits = nginx::edits(
+            nginx,
+            Values {
+                directory: &self.directory,
+                names: [self.domain.host(), self.replica_name.host()],
+                public: loopback(&self.public),
+                behind: loopback(&self.admin),
+                agent,
+                log: loopback(&self.internal[3]),
+            },
+        );
+        if nginx == Nginx::Map {
+            let program = nginx::program()?;
+            let configuration = self.directory.join("nginx.conf");
+            self.set("nginx.map", json!(self.directory.join(nginx::MAP)));
+            self.set("nginx.reload", format!("{} -s reload -c {}", program.display(), configuration.display()));
+            self.set("nginx.period", "1s");
+            // The same number as that of a TCP socket.
+            self.set("nginx.log", loopback(&self.internal[3]));
+        }
+        self.unset("proxy.admin");
+        Ok(())
+    }
+
+    /// Sets what decides about redirects by the filter's key, as in `target.requests_per_s`, wherever the decision is made; holds from the
+    /// next start of proxy and agent.
+    pub fn decide(&mut self, key: &'static str, value: impl Into<Value>) {
+        let value = value.into();
+        if self.nginx.is_some() {
+            return self.set(&format!("decide.{key}"), value);
+        }
+        let shipped = match key {
+            "target.requests_per_s" => (r#""requests_per_s": 0"#, format!(r#""requests_per_s": {value}"#)),
+            key => {
+                let others = self.edits.get(NO_KEYS).cloned().unwrap_or_else(|| NO_KEYS.into());
+                (NO_KEYS, format!(r#"{others}, "{key}": {value}"#))
+            }
+        };
+        self.edit(shipped.0, shipped.1);
     }
 
     /// Sets one of the agent's settings by its path, as in `host.quota`; holds from the agent's next start.
@@ -203,13 +258,18 @@ impl Site {
         self.agent.start()
     }
 
-    /// Starts Envoy with the shipped configuration, in which only names, paths, ports and what was edited differ.
+    /// Starts the proxy with its shipped configuration, in which only names, paths, ports and what was edited differ.
     ///
     /// # Errors
     /// [`Error::Marker`] or [`Error::Io`].
     pub fn start_envoy(&mut self) -> Result<(), Error> {
-        let shipped = fs::read_to_string(&self.site_yaml).map_err(Error::io("read", &self.site_yaml))?;
-        write(&self.directory.join("envoy.yaml"), &config::envoy_yaml(&shipped, &self.edits)?)?;
+        let (shipped, own) = &self.shipped;
+        let text = fs::read_to_string(shipped).map_err(Error::io("read", shipped))?;
+        write(&self.directory.join(own), &config::of_proxy(&text, &self.edits)?)?;
+        if self.nginx == Some(Nginx::Map) && !self.directory.join(nginx::MAP).exists() {
+            write(&self.directory.join("agent.toml"), &config::agent_toml(&self.settings))?;
+            self.agent.printed(&["nginx-map", "--empty", "--config", "agent.toml"])?;
+        }
         self.public.release();
         self.admin.release();
         self.envoy.start()
@@ -269,11 +329,23 @@ impl Site {
     /// # Errors
     /// [`Error::Client`] or [`Error::Json`]; [`Error::Ended`] for a site at a place of its own.
     pub async fn status(&self) -> Result<Value, Error> {
+        self.known("status").await
+    }
+
+    /// What the agent knows by gossip.
+    ///
+    /// # Errors
+    /// As [`Site::status`].
+    pub async fn gossip(&self) -> Result<Value, Error> {
+        self.known("gossip").await
+    }
+
+    async fn known(&self, what: &str) -> Result<Value, Error> {
         if self.is_apart {
-            let printed = self.agent.printed(&["status", "--json", "--config", "agent.toml"])?;
+            let printed = self.agent.printed(&[what, "--json", "--config", "agent.toml"])?;
             return Ok(serde_json::from_slice(&printed)?);
         }
-        Ok(serde_json::from_slice(self.local("/v1/status").await?.body())?)
+        Ok(serde_json::from_slice(self.local(&format!("/v1/{what}")).await?.body())?)
     }
 
     /// What Envoy's admin interface answers for a path, for example `/stats?filter=wasmcustom`.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// Longest request head that is read.
@@ -25,12 +25,20 @@ impl Tunnel {
     /// # Errors
     /// Whatever the system says.
     pub async fn open() -> io::Result<Self> {
+        Self::open_from(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Like [`Tunnel::open`]; sites see its connections come from another address of loopback, as from another visitor.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub async fn open_from(source: Ipv4Addr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let accept = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A program that breaks off is no concern of anybody else.
-                tokio::spawn(async move { lead(stream).await.ok() });
+                tokio::spawn(async move { lead(stream, source).await.ok() });
             }
         });
         Ok(Self { address, accept })
@@ -40,6 +48,11 @@ impl Tunnel {
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
 }
 
 impl Drop for Tunnel {
@@ -48,7 +61,7 @@ impl Drop for Tunnel {
     }
 }
 
-async fn lead(stream: TcpStream) -> io::Result<()> {
+async fn lead(stream: TcpStream, source: Ipv4Addr) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -56,19 +69,21 @@ async fn lead(stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
     }
-    let Some(mut site) = connect(&head).await else {
+    let Some(mut site) = connect(&head, source).await else {
         return stream.write_all(b"HTTP/1.1 502 Not in the lab\r\ncontent-length: 0\r\n\r\n").await;
     };
     stream.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await?;
     copy_bidirectional(&mut stream, &mut site).await.map(drop)
 }
 
-async fn connect(head: &str) -> Option<TcpStream> {
+async fn connect(head: &str, source: Ipv4Addr) -> Option<TcpStream> {
     let target = head.strip_prefix("CONNECT ")?.split(' ').next()?;
     let (host, port) = target.rsplit_once(':')?;
     let port: u16 = port.parse().ok()?;
     if !host.ends_with(".localhost") {
         return None;
     }
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind((source, 0).into()).ok()?;
+    socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.ok()
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check, cheapest-to-understand failure first.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -30,6 +31,7 @@ pub(crate) fn run(layout: &Layout, args: &TestArgs) -> Result<(), TaskError> {
     })?;
     stage("format", || show(process::cargo(layout, "fmt").args(["--all", "--check"])))?;
     stage("clippy", || clippy(layout, tools.wasm))?;
+    stage("fuzz targets", || fuzz_targets(layout))?;
     stage("docs", || {
         let mut doc = process::cargo(layout, "doc");
         show(doc.args(["--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings"))
@@ -68,6 +70,16 @@ fn clippy(layout: &Layout, wasm: WasmRoute) -> Result<(), TaskError> {
     }
     println!("NOT CHECKED: the filter's wasm-only code, for want of {} in the active toolchain", wasm.target());
     Ok(())
+}
+
+/// Only that they compile; `cargo xtask soak` runs them. Without the fuzzer itself, stable Rust will do, and no C++ compiler is needed.
+fn fuzz_targets(layout: &Layout) -> Result<(), TaskError> {
+    let fuzz = layout.root().join("fuzz");
+    let lock = fuzz.join("Cargo.lock");
+    // The versions of the workspace, most of which are checked already.
+    fs::copy(layout.root().join("Cargo.lock"), &lock).map_err(|source| TaskError::Write { path: lock, source })?;
+    let mut check = process::cargo(layout, "check");
+    show(check.arg("--manifest-path").arg(fuzz.join("Cargo.toml")).arg("--no-default-features"))
 }
 
 /// Licences, banned crates and sources, as deny.toml has them.

@@ -9,7 +9,7 @@ mod screen;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
-use p2pcdn_tests::{Dist, Lab};
+use p2pcdn_tests::{Dist, Lab, Nginx};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{TaskError, dist, layout::Layout, setup};
@@ -24,11 +24,33 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// What stands in front of the sites.
+    #[arg(long, value_enum, default_value = "envoy")]
+    proxy: Proxy,
+
     /// Serve the images, media, fonts and archives of 8 KiB to 1 MiB in this directory (at most 100 of them).
     ///
     /// Otherwise: crates from Cargo's own cache, and fonts and images of the Rust documentation that rustup installs.
     #[arg(long, value_name = "DIR")]
     content: Option<PathBuf>,
+}
+
+/// A site's proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Proxy {
+    /// Envoy with the filter.
+    Envoy,
+    /// Stock nginx, which asks the agent.
+    Nginx,
+}
+
+impl Proxy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Envoy => "Envoy",
+            Self::Nginx => "nginx",
+        }
+    }
 }
 
 /// Why the demo did not come to a good end.
@@ -64,7 +86,11 @@ pub(crate) fn run(layout: &Layout, args: &DemoArgs) -> Result<(), TaskError> {
 /// Whatever happens, nothing keeps running; the directory with logs and state stays only if something went wrong.
 async fn with_lab(dist: Result<Dist, p2pcdn_tests::Error>, args: &DemoArgs) -> Result<(), DemoError> {
     let mut lab = Lab::with(dist?)?;
-    let mut sites = [lab.site("alpha")?, lab.site("beta")?, lab.site("gamma")?];
+    let site = |name| match args.proxy {
+        Proxy::Envoy => lab.site(name),
+        Proxy::Nginx => lab.nginx_site(name, Nginx::AuthRequest),
+    };
+    let mut sites = [site("alpha")?, site("beta")?, site("gamma")?];
     let mut outcome = tokio::select! {
         outcome = play::everything(&lab, &mut sites, args) => outcome,
         interrupted = interruption() => Err(interrupted),

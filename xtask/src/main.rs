@@ -45,7 +45,7 @@ enum Task {
 
     /// Show three sites helping each other: setup, build, then about a minute of load on one of them.
     ///
-    /// Three sites on loopback, each a real Envoy and a real agent, serve real files. Load on the first one goes from idle to
+    /// Three sites on loopback, each a real Envoy (or nginx, with `--proxy nginx`) and a real agent, serve real files. Load on the first one goes from idle to
     /// seven times what it wants to carry, one host is killed, and the load ends. Every answer's bytes are verified. Ends with
     /// the figures of each phase and with what was expected of them; fails if an expectation was not met.
     Demo(demo::DemoArgs),

@@ -44,13 +44,19 @@ pub(crate) fn run(layout: &Layout, args: &SoakArgs) -> Result<(), TaskError> {
         println!("\n== {target}: {} s", args.seconds);
         let corpus = layout.target().join("fuzz/corpus").join(target);
         fs::create_dir_all(&corpus).map_err(|source| TaskError::Write { path: corpus.clone(), source })?;
-        // Safe Rust has nothing that the address sanitizer would find, and without it inputs run several times as fast.
-        let mut fuzz = Command::new(&program);
-        fuzz.args(["fuzz", "run", "--sanitizer", "none", "--fuzz-dir"]).arg(layout.root().join("fuzz"));
-        fuzz.arg("--target-dir").arg(layout.target().join("fuzz/build")).arg(target).arg(&corpus);
-        fuzz.arg("--").arg(format!("-max_total_time={}", args.seconds)).arg(format!("-max_len={MAX_INPUT_BYTES}"));
-        // cargo-fuzz takes the toolchain from here; nightly alone has the instrumentation.
-        process::show(fuzz.env("RUSTUP_TOOLCHAIN", "nightly").current_dir(layout.root()))?;
+        let fuzz = |command: &str| {
+            // Safe Rust has nothing that the address sanitizer would find, and without it inputs run several times as fast.
+            let mut fuzz = Command::new(&program);
+            fuzz.args(["fuzz", command, "--sanitizer", "none", "--fuzz-dir"]).arg(layout.root().join("fuzz"));
+            fuzz.arg("--target-dir").arg(layout.target().join("fuzz/build")).arg(target).arg(&corpus);
+            fuzz.arg("--").arg(format!("-max_len={MAX_INPUT_BYTES}"));
+            // cargo-fuzz takes the toolchain from here; nightly alone has the instrumentation.
+            fuzz.env("RUSTUP_TOOLCHAIN", "nightly").current_dir(layout.root());
+            fuzz
+        };
+        process::show(fuzz("run").arg(format!("-max_total_time={}", args.seconds)))?;
+        // Of what was found, the least that reaches as much is kept.
+        process::show(&mut fuzz("cmin"))?;
     }
     Ok(())
 }

@@ -24,6 +24,13 @@ impl Doubt {
         self.last.insert(domain.to_owned(), (now_ms, verdict == Verdict::Unreachable));
     }
 
+    /// So many who did not fail, those who were asked last first.
+    pub fn reachable(&self, most: usize) -> Vec<String> {
+        let mut reachable: Vec<_> = self.last.iter().filter(|(_, (_, fails))| !fails).collect();
+        reachable.sort_by_key(|(_, (at, _))| std::cmp::Reverse(*at));
+        reachable.into_iter().take(most).map(|(domain, _)| domain.clone()).collect()
+    }
+
     /// Whether so many fail together that a control fetch has to tell whose fault it is.
     pub fn calls_for_control(&self, now_ms: u64) -> bool {
         let recent = || self.last.values().filter(|(at, _)| now_ms.saturating_sub(*at) < WINDOW_MS);

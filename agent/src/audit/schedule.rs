@@ -85,7 +85,9 @@ impl Budget {
             self.balance = self.balance.min(0.0);
         }
         let share = if is_early { formulas.early_budget } else { formulas.budget };
-        self.balance = (self.balance + redirected_bytes as f64 * share - audited_bytes as f64).min(1e12);
+        let balance = self.balance + redirected_bytes as f64 * share - audited_bytes as f64;
+        // Whoever makes audits expensive starves them for a while and not for good.
+        self.balance = balance.clamp(-ADVANCE_BYTES, 1e12);
     }
 
     /// Whether audits beyond the floor may be made.

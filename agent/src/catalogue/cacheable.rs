@@ -75,6 +75,14 @@ pub enum WhyNot {
     /// Too small or too large.
     #[error("{0} bytes are outside the bounds of what is shared")]
     Size(u64),
+    /// What the site sends is not what lies in the directory.
+    #[error("the site answers with {sent} bytes, and the file has {file}")]
+    Other {
+        /// Bytes that the answer announces.
+        sent: u64,
+        /// Bytes of the file.
+        file: u64,
+    },
     /// Nothing says where it ends.
     #[error("it has neither a length nor chunks, so that one cut short would not be noticed")]
     Length,
@@ -86,10 +94,9 @@ pub enum WhyNot {
     Charset,
 }
 
-/// Judges the head of an answer to a GET without cookies and credentials that accepted only identity coding.
-///
-/// `sent` is when the request was sent, so that ages come out rather too great, `now` the present time.
-pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: SystemTime) -> Result<Shareable, WhyNot> {
+/// Whether the head of an answer to a request without cookies and credentials, which accepted only identity coding, is one that every
+/// stranger gets and that a replica can repeat; returns the directives of `Cache-Control`.
+pub fn open_to_strangers(status: StatusCode, headers: &HeaderMap) -> Result<Vec<String>, WhyNot> {
     if status != StatusCode::OK {
         return Err(WhyNot::Status(status.as_u16()));
     }
@@ -109,10 +116,25 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
         return Err(WhyNot::Vary);
     }
     let directives = list(headers, CACHE_CONTROL)?;
-    let says = |name: &str| directives.iter().any(|d| d.split('=').next().map(str::trim) == Some(name));
-    if let Some(word) = ["private", "no-store", "no-cache"].into_iter().find(|word| says(word)) {
+    if let Some(word) = ["private", "no-store", "no-cache"].into_iter().find(|word| says(&directives, word)) {
         return Err(WhyNot::Forbidden(word));
     }
+    Ok(directives)
+}
+
+/// Judges the head of an answer to a GET without cookies and credentials that accepted only identity coding.
+///
+/// `sent` is when the request was sent, so that ages come out rather too great, `now` the present time. `heuristic` says whether a lifetime is
+/// made up for what declares none.
+pub fn judge(
+    status: StatusCode,
+    headers: &HeaderMap,
+    sent: SystemTime,
+    now: SystemTime,
+    heuristic: bool,
+) -> Result<Shareable, WhyNot> {
+    let directives = open_to_strangers(status, headers)?;
+    let says = |name: &str| says(&directives, name);
     // RFC 9111, section 4.2.1: lifetimes that contradict each other are none.
     for name in ["max-age=", "s-maxage="] {
         let mut lifetimes = directives.iter().filter(|directive| directive.starts_with(name));
@@ -120,7 +142,7 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
             return Err(WhyNot::NotFresh);
         }
     }
-    let (lifetime, left) = freshness(headers, &directives, sent, now)?;
+    let (lifetime, left) = freshness(headers, &directives, sent, now, heuristic)?;
     let fresh_until_s = now.checked_add(left).map_or(u32::MAX - 1, epoch_s);
     if fresh_until_s <= epoch_s(now) {
         return Err(WhyNot::NotFresh);
@@ -128,6 +150,7 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
     let (content_type, has_charset) = content_type(headers)?;
     // RFC 9111, sections 4.2.4 and 5.2.2: these forbid stale answers, s-maxage included.
     let is_strict = ["must-revalidate", "proxy-revalidate", "s-maxage"].into_iter().any(says);
+    let (sharing, embedding) = readers(headers);
     Ok(Shareable {
         content_type,
         class: Class::of_content_type(content_type).ok_or(WhyNot::ContentType)?,
@@ -135,17 +158,24 @@ pub fn judge(status: StatusCode, headers: &HeaderMap, sent: SystemTime, now: Sys
         max_age_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX),
         fresh_until_s,
         stale_if_error_s: if is_strict { 0 } else { stale_if_error(&directives) },
-        sharing: match one(headers, &ACCESS_CONTROL_ALLOW_ORIGIN) {
-            Some("*") => Sharing::Anyone,
-            _ => Sharing::SameOrigin,
-        },
-        embedding: match one(headers, &HeaderName::from_static("cross-origin-resource-policy")) {
-            Some("cross-origin") => Embedding::Anyone,
-            Some("same-origin" | "same-site") => Embedding::Own,
-            _ => Embedding::Unstated,
-        },
+        sharing,
+        embedding,
         has_charset,
     })
+}
+
+/// Whose pages may read the object, and whose may embed it.
+pub fn readers(headers: &HeaderMap) -> (Sharing, Embedding) {
+    let sharing = match one(headers, &ACCESS_CONTROL_ALLOW_ORIGIN) {
+        Some("*") => Sharing::Anyone,
+        _ => Sharing::SameOrigin,
+    };
+    let embedding = match one(headers, &HeaderName::from_static("cross-origin-resource-policy")) {
+        Some("cross-origin") => Embedding::Anyone,
+        Some("same-origin" | "same-site") => Embedding::Own,
+        _ => Embedding::Unstated,
+    };
+    (sharing, embedding)
 }
 
 /// Bytes that the answer announces. Without them a break could pass for the end: proxies turn a body that its server cut short into
@@ -198,12 +228,18 @@ pub fn kept(headers: &HeaderMap) -> HeaderMap {
     headers.iter().filter(|(name, _)| names.contains(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
-/// Lifetime for shared caches, and what is left of it. No heuristic: without a declared lifetime there is none.
+/// RFC 9111, section 4.2.2: of the time for which something has not changed.
+const HEURISTIC_SHARE: f32 = 0.1;
+/// The longest lifetime that is made up.
+const MAX_HEURISTIC: Duration = Duration::from_secs(24 * 3600);
+
+/// Lifetime for shared caches, and what is left of it. Without a declared lifetime there is none, unless one may be made up.
 fn freshness(
     headers: &HeaderMap,
     directives: &[String],
     sent: SystemTime,
     now: SystemTime,
+    heuristic: bool,
 ) -> Result<(Duration, Duration), WhyNot> {
     // What overflows counts as 2^31 seconds (RFC 9111, section 1.2.2); the crate does not expect more.
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -221,7 +257,7 @@ fn freshness(
     }
     let options = CacheOptions {
         shared: true,
-        cache_heuristic: 0.0,
+        cache_heuristic: if heuristic { HEURISTIC_SHARE } else { 0.0 },
         immutable_min_time_to_live: Duration::ZERO,
         ignore_cargo_cult: false,
     };
@@ -230,10 +266,17 @@ fn freshness(
         Duration::ZERO => return Err(WhyNot::NotFresh),
         left => left.saturating_add(policy.age(sent)),
     };
+    let declares = |name: &str| directives.iter().any(|directive| directive.starts_with(name));
+    let is_declared = declares("max-age=") || declares("s-maxage=") || headers.contains_key(EXPIRES);
+    let lifetime = if is_declared { lifetime } else { lifetime.min(MAX_HEURISTIC) };
     // RFC 9111, section 4.2.3: the greater of what Age and Date say.
     let date = one(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok());
     let apparent = date.and_then(|date| now.duration_since(date).ok()).unwrap_or_default();
     Ok((lifetime, lifetime.saturating_sub(policy.age(now).max(apparent))))
+}
+
+fn says(directives: &[String], name: &str) -> bool {
+    directives.iter().any(|directive| directive.split('=').next().map(str::trim) == Some(name))
 }
 
 fn stale_if_error(directives: &[String]) -> u32 {

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
-use p2pcdn_core::lookup::REPLICA_PREFIX;
 use p2pcdn_core::object::Sha256;
 use tokio::time::timeout;
 
@@ -13,6 +11,7 @@ use super::area::{Draft, Whole};
 use super::cacheable::{Shareable, WhyNot, announced, judge};
 use super::learn::Learner;
 use super::references;
+use super::stranger::{check_authority, question};
 use crate::identity::EgressError;
 use crate::identity::web::WebStream;
 use crate::store::StoreError;
@@ -72,9 +71,7 @@ impl Learner {
     /// Asks for a path under these conditions.
     pub(super) async fn ask(&self, path: &str, conditions: HeaderMap) -> Result<Answer, FetchError> {
         let mut headers = conditions;
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        // The site's own filter leaves such a request to the origin.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.extend(question());
         let sent = SystemTime::now();
         let domain = &self.catalogue.site().domain;
         let stream = self.connector.open_web(Method::GET, domain, path, headers, HEAD).await?;
@@ -84,14 +81,8 @@ impl Learner {
             self.connector.reuse(domain, stream);
             return Ok(Answer::NotModified(headers));
         }
-        let leads_to_replica = |value: &HeaderValue| value.to_str().is_ok_and(|to| to.contains(REPLICA_PREFIX));
-        if stream.headers.get(LOCATION).is_some_and(leads_to_replica) {
-            return Err(FetchError::Busy);
-        }
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(FetchError::Failing(status));
-        }
-        let judged = judge(status, &stream.headers, sent, SystemTime::now());
+        check_authority(status, &stream.headers)?;
+        let judged = judge(status, &stream.headers, sent, SystemTime::now(), self.catalogue.share.heuristic);
         let expected = judged.and_then(|shareable| {
             if !self.catalogue.is_offered(path, shareable.class) {
                 return Err(WhyNot::Class(shareable.class));

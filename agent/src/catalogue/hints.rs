@@ -57,13 +57,13 @@ pub(super) fn queue() -> (mpsc::Sender<Hint>, Hints) {
 impl Catalogue {
     /// Takes in what a VM has noticed; `is_ours` says whether its keys are those of the present table.
     pub fn observe(&self, report: &Report, is_ours: bool) {
-        // What is in a directory is catalogued, wanted or not.
+        // What is in a directory is catalogued, wanted or not, but what is wanted is looked at first.
         let learns = matches!(self.source, Source::Site(_));
         let now_ms = monotonic_ms();
         // Without holders the filter does not know an object, and says so by `wanted`.
         for Wanted { target, requests } in report.wanted.iter().take(MAX_WANTED) {
             self.count(target, *requests, now_ms);
-            if learns {
+            if (learns || !self.share.unchecked) && !self.is_excluded(target) {
                 self.hint(Hint::Wanted(target.clone(), *requests));
             }
         }

@@ -175,7 +175,7 @@ impl Learner {
             schedule.abandoned(path, monotonic_ms());
             return Ok(());
         };
-        let shareable = match judge(http::StatusCode::OK, &headers, now, now) {
+        let shareable = match judge(http::StatusCode::OK, &headers, now, now, self.catalogue.share.heuristic) {
             Ok(shareable) => shareable,
             Err(why) => return self.refuse(path, &why).await,
         };

@@ -1,7 +1,8 @@
 //! The site's own objects: which there are, what they are now, and the signed record of each.
 //!
-//! They come from one of two places. [`watch`] follows a directory that the agent serves itself ([`origin`]); [`learn`] asks the
-//! site's public listener for what visitors ask for, and keeps the bytes that [`cacheable`] lets it share ([`area`]).
+//! They come from one of two places. [`watch`] follows a directory that the agent serves itself ([`origin`]), and shares those files that a
+//! [`stranger`] can have; [`learn`] asks the site's public listener for what visitors ask for, and keeps the bytes that [`cacheable`] lets
+//! it share ([`area`]).
 
 pub mod area;
 pub mod cacheable;
@@ -10,9 +11,11 @@ mod fetch;
 pub mod files;
 mod hints;
 pub mod learn;
+mod looks;
 pub mod origin;
 pub mod references;
 mod schedule;
+pub mod stranger;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,6 +43,7 @@ use area::Area;
 use files::{ContentDirectory, FileStamp};
 use hints::Hint;
 pub use hints::{Hints, Purge, Purged};
+use stranger::LooksStatus;
 
 /// The site's own objects.
 pub struct Catalogue {
@@ -53,6 +57,7 @@ pub struct Catalogue {
     changed: signal::Sender<u64>,
     hints: mpsc::Sender<Hint>,
     demand: Mutex<Demand>,
+    looks: Mutex<LooksStatus>,
 }
 
 /// Where the bytes of the objects are.
@@ -85,6 +90,8 @@ pub struct OwnObject {
     pub stamp: Option<FileStamp>,
     /// When this version was first put here, on the monotonic clock.
     pub since_ms: u64,
+    /// The version before, if there was one.
+    pub former: Option<Sha256>,
 }
 
 /// What is to be said of an object, and how long it holds.
@@ -170,6 +177,7 @@ impl Catalogue {
             changed: signal::Sender::new(0),
             hints,
             demand: Mutex::new(Demand::new(HALF_LIFE_MS * time_scale)),
+            looks: Mutex::default(),
         };
         (Arc::new(catalogue), waiting)
     }
@@ -208,6 +216,11 @@ impl Catalogue {
     /// How much each object is asked for, as far as the workers report it.
     pub fn demand(&self) -> MutexGuard<'_, Demand> {
         self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far looking at the directory as a stranger has come.
+    pub fn looks(&self) -> MutexGuard<'_, LooksStatus> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The site that the objects belong to.
@@ -281,9 +294,11 @@ impl Catalogue {
             return Err(CatalogueError::Purged);
         }
         self.board.put_object(&record, class, etag.as_deref(), fresh_until_s);
-        let former = objects.by_path.get(path).filter(|former| former.record.sha256 == sha256);
-        let since_ms = former.map_or_else(monotonic_ms, |former| former.since_ms);
-        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms });
+        let (since_ms, former) = match objects.by_path.get(path) {
+            Some(known) if known.record.sha256 == sha256 => (known.since_ms, known.former),
+            known => (monotonic_ms(), known.map(|known| known.record.sha256)),
+        };
+        let object = Arc::new(OwnObject { record, signed, class, stamp, since_ms, former });
         if let Some(old) = objects.by_path.insert(path.to_owned(), object) {
             objects.forget_digest(&old.record);
         }
@@ -310,9 +325,16 @@ impl Catalogue {
         (self.share.min_object_bytes.max(1)..=most).contains(&bytes)
     }
 
+    /// Whether the operator lets nothing be shared under this path.
+    fn is_excluded(&self, path: &str) -> bool {
+        self.share.exclude.iter().any(|prefix| path.starts_with(&**prefix))
+    }
+
     /// Whether objects of this class are offered under this path.
     fn is_offered(&self, path: &str, class: Class) -> bool {
-        if class.is_leaf() {
+        if self.is_excluded(path) {
+            false
+        } else if class.is_leaf() {
             self.share.classes.contains(&class)
         } else {
             self.share.code_paths.iter().any(|prefix| path.starts_with(&**prefix))

@@ -113,7 +113,7 @@ fn check_url(url: &str) -> Result<(), Reference> {
 }
 
 /// Scripts are read by words, not parsed: the grammar's parsers descend as deep as the input nests, and one file of parentheses
-/// would end the agent with its stack. What looks like an import and is none, as in a string or comment, only keeps the script here.
+/// would end the agent with its stack (the module lexers that are published are fronts of such parsers). What looks like an import and is none, as in a string or comment, only keeps the script here.
 ///
 /// Classic scripts and modules cannot be told apart by their type, so the rules for modules hold for all.
 fn check_script(text: &str) -> Result<(), Reference> {

@@ -1,6 +1,6 @@
 //! Follows the content directory: what changes leaves the table at once and comes back, described anew, when it has come to rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,12 +18,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walkdir::WalkDir;
 
+use super::cacheable::WhyNot;
 use super::describe::{Described, describe};
 use super::files::{ContentDirectory, FileStamp};
 use super::hints::Hint;
+use super::looks::Looks;
 use super::references::{self, MAX_CODE_BYTES, Reference};
+use super::stranger::{Seen, Stranger, TICK};
 use super::{Catalogue, CatalogueError, Description, Hints, etag_of, is_in_time};
 use crate::clock::{monotonic_ms, now_s};
+
+mod looking;
 
 /// A file is described once nothing has touched it for so long.
 const REST: Duration = Duration::from_millis(200);
@@ -39,6 +44,7 @@ const MAX_EVENTS: usize = 8192;
 /// A file that was read, or could not be.
 struct Hashed {
     path: String,
+    seen: Option<Seen>,
     described: io::Result<Option<(Described, Result<(), Reference>)>>,
     purges: u64,
 }
@@ -49,6 +55,8 @@ pub struct Watcher {
     pub catalogue: Arc<Catalogue>,
     /// Where the files are.
     pub directory: Arc<ContentDirectory>,
+    /// Who looks whether strangers can have them; none if the operator says that they can.
+    pub stranger: Option<Arc<Stranger>>,
 }
 
 /// What has to be looked at.
@@ -58,6 +66,16 @@ struct Pending {
     due: BTreeMap<String, Instant>,
     /// Paths that another web server answers for, with entity tags of its own.
     foreign: BTreeSet<String>,
+    /// Files at rest that nobody has looked at.
+    looks: Looks,
+    /// Paths that looks started for since the last tick.
+    asked: usize,
+    /// Looks that may start before the next tick.
+    allowance: usize,
+    /// Files to hash, with what a stranger is told of them.
+    seen: VecDeque<(String, Option<Seen>)>,
+    /// These, and files that are being hashed.
+    unfinished: HashSet<String>,
 }
 
 impl Watcher {
@@ -66,12 +84,15 @@ impl Watcher {
         let (sender, mut events) = mpsc::channel(MAX_EVENTS);
         let overflowed = Arc::new(AtomicBool::new(false));
         let mut watcher = watcher(sender, overflowed.clone())?;
-        let mut pending = Pending::default();
+        let time_scale = self.stranger.as_ref().map_or(1.0, |stranger| stranger.time_scale);
+        let mut pending = Pending { looks: Looks::new(time_scale), ..Pending::default() };
         let mut hashing = JoinSet::new();
+        let mut looking = JoinSet::new();
+        let mut tick = tokio::time::interval(TICK);
         let mut rescan = tokio::time::interval(RESCAN);
         self.watch(&mut watcher);
         loop {
-            let next = pending.due.values().min().copied().filter(|_| hashing.len() < MAX_HASHING);
+            let next = pending.due.values().min().copied();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 _ = rescan.tick() => {
@@ -83,18 +104,22 @@ impl Watcher {
                         }
                         Err(error) => tracing::error!(%error, "the content directory is gone"),
                     }
-                    self.mark_changed(&mut pending.due).await;
+                    self.mark_changed(&mut pending).await;
                 }
-                Some(path) = events.recv() => self.touched(&path, &mut pending.due),
+                Some(path) = events.recv() => self.touched(&path, &mut pending),
                 Some(hint) = hints.0.recv() => self.take_hint(hint, &mut pending),
                 Some(Ok(hashed)) = hashing.join_next() => self.take_in(hashed, &mut pending),
+                Some(Ok(looked)) = looking.join_next() => self.take_look(looked, &mut pending),
+                _ = tick.tick(), if self.stranger.is_some() => self.allow_looks(&mut pending),
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                    self.hash_rested(&mut pending.due, &mut hashing);
+                    self.note_rested(&mut pending);
                 }
             }
             if overflowed.swap(false, Ordering::Relaxed) {
-                self.mark_changed(&mut pending.due).await;
+                self.mark_changed(&mut pending).await;
             }
+            self.look(&mut pending, &mut looking);
+            self.hash(&mut pending, &mut hashing);
         }
     }
 
@@ -110,7 +135,7 @@ impl Watcher {
     }
 
     /// Something happened to this file or directory.
-    fn touched(&self, file: &Path, due: &mut BTreeMap<String, Instant>) {
+    fn touched(&self, file: &Path, pending: &mut Pending) {
         let Some(path) = self.directory.site_path(file) else { return };
         // A directory that was moved away or in concerns all that is below it.
         let below = format!("{path}/");
@@ -131,16 +156,19 @@ impl Watcher {
         };
         for path in inside.into_iter().chain(found).filter(changed) {
             self.catalogue.retract(&path);
-            due.insert(path, Instant::now() + REST);
+            pending.looks.forget(&path);
+            pending.due.insert(path, Instant::now() + REST);
         }
     }
 
     /// Marks every path whose file is not what the catalogue says.
-    async fn mark_changed(self: &Arc<Self>, due: &mut BTreeMap<String, Instant>) {
+    async fn mark_changed(self: &Arc<Self>, pending: &mut Pending) {
         let watcher = self.clone();
         let scan = tokio::task::spawn_blocking(move || watcher.compare());
         for path in scan.await.unwrap_or_default() {
-            due.entry(path).or_insert_with(Instant::now);
+            if !pending.unfinished.contains(&path) {
+                pending.due.entry(path).or_insert_with(Instant::now);
+            }
         }
     }
 
@@ -168,39 +196,43 @@ impl Watcher {
         paths.filter(|path| self.class_of(path).is_some()).collect()
     }
 
-    /// Starts to describe files that have come to rest.
-    fn hash_rested(self: &Arc<Self>, due: &mut BTreeMap<String, Instant>, hashing: &mut JoinSet<Hashed>) {
-        let now = Instant::now();
-        let room = MAX_HASHING - hashing.len();
-        let rested: Vec<String> =
-            due.iter().filter(|(_, at)| **at <= now).map(|(path, _)| path.clone()).take(room).collect();
-        for path in rested {
-            due.remove(&path);
+    /// Starts to describe files.
+    fn hash(self: &Arc<Self>, pending: &mut Pending, hashing: &mut JoinSet<Hashed>) {
+        while hashing.len() < MAX_HASHING
+            && let Some((path, seen)) = pending.seen.pop_front()
+        {
             let watcher = self.clone();
             hashing.spawn_blocking(move || {
                 let purges = watcher.catalogue.purges();
                 let described = watcher.describe(&path);
-                Hashed { path, described, purges }
+                Hashed { path, seen, described, purges }
             });
         }
     }
 
     fn take_in(&self, hashed: Hashed, pending: &mut Pending) {
-        let Hashed { path, described, purges } = hashed;
+        let Hashed { path, seen, described, purges } = hashed;
+        pending.unfinished.remove(&path);
         // Touched again while it was read: its turn will come.
         if pending.due.contains_key(&path) {
             return;
         }
         match described {
             Ok(Some((_, Err(why)))) => tracing::info!(%path, %why, "stays local"),
-            Ok(Some((described, Ok(())))) => self.put(path, described, purges, pending),
+            Ok(Some((described, Ok(())))) => match seen.and_then(|seen| seen.size) {
+                Some(sent) if sent != described.size => {
+                    let why = WhyNot::Other { sent, file: described.size };
+                    self.keep(&path, Some(described.stamp), &why, pending);
+                }
+                _ => self.put(path, described, seen, purges, pending),
+            },
             Ok(None) => drop(pending.due.insert(path, Instant::now() + REST)),
             Err(error) if is_absence(&error) => {}
             Err(error) => tracing::warn!(%path, %error, "a file stays local until the next comparison"),
         }
     }
 
-    fn put(&self, path: String, described: Described, purges: u64, pending: &mut Pending) {
+    fn put(&self, path: String, described: Described, seen: Option<Seen>, purges: u64, pending: &mut Pending) {
         let Some((class, content_type)) = self.class_of(&path) else { return };
         if !self.catalogue.has_room(&path) || !self.catalogue.is_shared_size(described.size) {
             return;
@@ -214,8 +246,8 @@ impl Watcher {
             max_age_s: u32::try_from(self.catalogue.site.max_age.as_secs()).unwrap_or(u32::MAX),
             fresh_until_s: u32::MAX,
             stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
+            sharing: seen.map_or(Sharing::SameOrigin, |seen| seen.sharing),
+            embedding: seen.map_or(Embedding::Unstated, |seen| seen.embedding),
             chunks: described.chunks,
             stamp: Some(described.stamp),
             purges,
@@ -241,7 +273,7 @@ impl Watcher {
 
     fn take_hint(&self, hint: Hint, pending: &mut Pending) {
         match hint {
-            Hint::Wanted(..) => {}
+            Hint::Wanted(path, requests) => pending.looks.wanted(&path, requests, monotonic_ms()),
             Hint::Contradicted(path) => {
                 let known = self.catalogue.find(&path);
                 // Not of a file that has just changed, which this may be about.
@@ -254,9 +286,14 @@ impl Watcher {
             }
             Hint::Questioned(path) => {
                 let stamp = self.stamp_of(&path);
-                if self.catalogue.find(&path).is_some_and(|known| known.stamp != stamp) {
-                    self.catalogue.retract(&path);
-                    pending.due.insert(path, Instant::now() + REST);
+                match self.catalogue.find(&path) {
+                    Some(known) if known.stamp != stamp => {
+                        self.catalogue.retract(&path);
+                        pending.due.insert(path, Instant::now() + REST);
+                    }
+                    // The file is the same, but strangers may no longer have it.
+                    Some(_) if self.stranger.is_some() => pending.looks.questioned(path, monotonic_ms()),
+                    _ => {}
                 }
             }
             Hint::Purged(paths) => pending.due.extend(paths.into_iter().map(|path| (path, Instant::now()))),
@@ -272,6 +309,14 @@ impl Watcher {
         let content_type = content_type_of_extension(Path::new(path).extension()?.to_str()?)?;
         let class = Class::of_content_type(content_type)?;
         self.catalogue.is_offered(path, class).then_some((class, content_type))
+    }
+}
+
+impl Pending {
+    fn has_seen(&mut self, path: String, seen: Option<Seen>) {
+        if self.unfinished.insert(path.clone()) {
+            self.seen.push_back((path, seen));
+        }
     }
 }
 

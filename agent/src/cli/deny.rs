@@ -65,14 +65,14 @@ pub(super) async fn run(agent: &Agent<'_>, command: DenyCommand) -> Result<(), C
                 1 => "1 replica is no longer served; its origin is told, then its bytes go".to_owned(),
                 n => format!("{n} replicas are no longer served; their origins are told, then their bytes go"),
             };
-            println!("{} added; {replicas}", entries(denied.changed));
+            println!("{} added; {replicas}{}", entries(denied.changed), unsaved(denied.unsaved));
         }
         DenyCommand::Remove(RemoveArgs { denials, format }) => {
             let removed: Denied = agent.post(DENY_REMOVE_PATH, &DenyRequest { denials }).await?;
             if format.json {
                 return print_json(&removed);
             }
-            println!("{} removed", entries(removed.changed));
+            println!("{} removed{}", entries(removed.changed), unsaved(removed.unsaved));
         }
         DenyCommand::List(format) => {
             let list: Vec<DenyEntry> = agent.get(DENY_PATH).await?;
@@ -100,6 +100,15 @@ fn since(since_s: Option<u64>) -> String {
     match since_s {
         None => "host.deny in the settings".to_owned(),
         Some(since_s) => time(since_s).map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default(),
+    }
+}
+
+/// What is said of what is not on disk yet.
+pub(super) fn unsaved(is_unsaved: bool) -> &'static str {
+    if is_unsaved {
+        "; NOT YET ON DISK: state.directory takes no writes. Free space there: a restart before that would forget it"
+    } else {
+        ""
     }
 }
 

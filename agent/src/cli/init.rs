@@ -4,11 +4,25 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use p2pcdn_core::object::is_authority;
 
 /// Every setting with its default and a comment; the operator's own values take the place of the examples.
 const EXAMPLE: &str = include_str!("../../agent.example.toml");
+
+/// nginx's configuration for a site that asks the agent, in which the operator's own values take the place of the examples as well.
+const NGINX: &str = include_str!("../../../nginx-config/stock-auth-request.conf");
+/// What it is called, beside the settings.
+const NGINX_FILE: &str = "nginx.conf";
+
+/// What stands in front of the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Proxy {
+    /// Envoy with the filter.
+    Envoy,
+    /// Stock nginx, which asks the agent.
+    Nginx,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -21,6 +35,9 @@ pub(super) struct InitArgs {
     /// A peer's domain; may be repeated.
     #[arg(long, value_name = "DOMAIN")]
     peer: Vec<String>,
+    /// What stands in front of the site. For nginx, an nginx.conf is written beside the settings.
+    #[arg(long, value_enum, default_value = "envoy")]
+    proxy: Proxy,
 }
 
 /// Why no file was written.
@@ -42,15 +59,34 @@ pub(super) enum InitError {
     },
 }
 
-/// Writes `file`, which must not exist yet.
+/// Writes `file` and what belongs beside it; none of it may exist yet.
 pub(super) fn write(file: &Path, args: &InitArgs) -> Result<(), InitError> {
     let text = settings(args)?;
-    let failed = |source| InitError::File { path: file.display().to_string(), source };
-    let mut out = OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
-    out.write_all(text.as_bytes()).map_err(failed)?;
+    if args.proxy == Proxy::Nginx {
+        let beside = file.with_file_name(NGINX_FILE);
+        create(&beside, &nginx(args))?;
+        println!("wrote {}; edit what is marked EDIT, and try it with nginx -t -c", beside.display());
+    }
+    create(file, &text)?;
     let name = file.display();
     println!("wrote {name}\nnext: p2pcdn --config {name} check-config, then p2pcdn --config {name} run");
     Ok(())
+}
+
+fn create(file: &Path, text: &str) -> Result<(), InitError> {
+    let failed = |source| InitError::File { path: file.display().to_string(), source };
+    let mut out = OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
+    out.write_all(text.as_bytes()).map_err(failed)
+}
+
+/// The names in nginx's configuration, and the directory if there is one; both have been checked.
+fn nginx(args: &InitArgs) -> String {
+    let host = args.domain.split(':').next().unwrap_or_default();
+    let text = NGINX.replace("replica.example.org", &format!("replica.{host}")).replace("www.example.org", host);
+    match args.directory.as_ref().and_then(|directory| directory.to_str()) {
+        Some(directory) => text.replace("root /srv/www;", &format!("root \"{directory}\";")),
+        None => text,
+    }
 }
 
 fn settings(args: &InitArgs) -> Result<String, InitError> {
@@ -67,7 +103,11 @@ fn settings(args: &InitArgs) -> Result<String, InitError> {
         },
     };
     let peers: Vec<String> = args.peer.iter().map(|domain| format!("\"{domain}\"")).collect();
+    // What an operator of nginx will change first; one of Envoy has it in Envoy's configuration.
+    let target = "target.requests_per_s = 0";
+    let comment = if args.proxy == Proxy::Nginx { "" } else { "#: " };
     Ok(EXAMPLE
+        .replace(&format!("#: {target}"), &format!("{comment}{target}"))
         .replace("domain = \"example.org\"", &format!("domain = \"{}\"", args.domain))
         .replace("directory = \"/srv/www\"", &directory)
         .replace("invited = []", &format!("invited = [{}]", peers.join(", "))))
@@ -83,7 +123,24 @@ mod tests {
             domain: domain.into(),
             directory: directory.map(Into::into),
             peer: peers.iter().map(|p| (*p).to_owned()).collect(),
+            proxy: Proxy::Envoy,
         }
+    }
+
+    #[test]
+    fn an_operator_of_nginx_gets_its_configuration_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("agent.toml");
+        let args = InitArgs { proxy: Proxy::Nginx, ..args("www.a.test:8443", Some("/srv/a"), &[]) };
+        write(&file, &args).unwrap();
+        Settings::load(&file, &[]).unwrap();
+        let nginx = std::fs::read_to_string(directory.path().join(NGINX_FILE)).unwrap();
+        for line in ["server_name www.a.test;", "server_name replica.www.a.test;", "root \"/srv/a\";"] {
+            assert!(nginx.contains(line), "{line}");
+        }
+        assert!(!nginx.contains("example.org"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(write(&file, &args), Err(InitError::File { .. })), "nothing is overwritten");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::CliError;
 use super::client::Agent;
+use super::deny::unsaved;
 use super::show::{Format, print_json, size};
 use crate::local_api::LEAVE_PATH;
 use crate::local_api::hosting::LeaveRequest;
@@ -51,12 +52,13 @@ pub(super) async fn leave(agent: &Agent<'_>, args: LeaveArgs) -> Result<(), CliE
 
 /// How far this host is in leaving, in one line.
 pub(super) fn describe(departure: &Departure) -> String {
-    let untold = match departure.untold {
+    let mut untold = match departure.untold {
         0 => String::new(),
         n => format!("; {n} withdrawals are told as soon as their origins answer"),
     };
+    untold.push_str(unsaved(departure.unsaved));
     match departure.state {
-        DepartureState::Staying => "replicas are taken in for others".to_owned(),
+        DepartureState::Staying => format!("replicas are taken in for others{}", unsaved(departure.unsaved)),
         DepartureState::Leaving => {
             let (replicas, bytes) = (departure.replicas, size(departure.bytes));
             format!("leaving: {replicas} replicas, {bytes} still here{untold}")

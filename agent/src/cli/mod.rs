@@ -8,10 +8,12 @@ mod doctor;
 mod init;
 mod key;
 mod leave;
+mod nginx_map;
 mod peer;
 mod purge;
 mod show;
 mod simulate;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::identity::TlsSetupError;
 use crate::identity::backup::BackupError;
 use crate::identity::rotate::RotateError;
+use crate::nginx_map::BringError;
 use crate::run::RunError;
 use crate::settings::{Settings, SettingsErrors};
 use crate::simulate::plots::PlotError;
@@ -68,10 +71,20 @@ enum Command {
     /// then on the peer is known by its key.
     #[command(subcommand)]
     Peer(peer::PeerCommand),
+    /// Show what is thought of each peer: where it stands, its weight, what audits found.
+    Peers(show::Format),
+    /// Explain the present weight of a peer from its evidence, line by line.
+    Why(PeerArgs),
+    /// Hold nothing against a peer any more: strikes, isolation, a conviction, a ban.
+    Forgive(PeerArgs),
+    /// Redirect nobody to a peer, and carry nothing for it, until it is forgiven.
+    Ban(PeerArgs),
     /// Show load, redirects and peers.
     Status(show::Format),
     /// Show this site's objects and who holds them.
     Objects(show::Format),
+    /// Show what other sites say about others, and how much their word counts.
+    Gossip(show::Format),
     /// Take objects out of the table of every worker at once, after a change that must not wait.
     ///
     /// They are found out anew: files are read again, learned objects are fetched again once they are asked for. Nothing takes a
@@ -106,13 +119,27 @@ enum Command {
     Key(key::KeyCommand),
     /// Make this the site of a backup, in a state directory that is fresh or, with --force, replaced.
     Restore(backup::BackupArgs),
+    /// Write the map file by which stock nginx redirects (nginx.map), and have nginx take it, now.
+    ///
+    /// The agent does so by itself whenever something has changed. If nginx does not take the file, the one before is put back, and the
+    /// error names file and line.
+    NginxMap(nginx_map::NginxMapArgs),
     /// See in virtual time what the rules of trust are worth.
     ///
     /// Runs the agent's own code in a made-up world of sites and hosts, some of which are dishonest in ways that a scenario describes. Needs no
     /// settings and no agent, and is the same for the same seeds. The exit status is 5 if a target is missed.
     Simulate(simulate::SimulateArgs),
     /// Check the settings and say everything that is wrong with them.
-    CheckConfig(show::Format),
+    CheckConfig(check::CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct PeerArgs {
+    /// The peer's domain.
+    domain: String,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Why a command failed; each has its exit status.
@@ -136,6 +163,10 @@ enum CliError {
     Plot(#[from] PlotError),
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    #[error("no map file is named: set nginx.map")]
+    NoMap,
+    #[error(transparent)]
+    Map(#[from] BringError),
     #[error(transparent)]
     Backup(#[from] BackupError),
     #[error(transparent)]
@@ -153,12 +184,13 @@ impl CliError {
     /// `doctor` found, and for targets that `simulate` misses.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Settings(_) | Self::Init(_) | Self::Scenario(_) => 2,
+            Self::Settings(_) | Self::Init(_) | Self::Scenario(_) | Self::NoMap => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
             Self::Problems(_) | Self::Targets(_) => 5,
             Self::Backup(_)
             | Self::Rotate(_)
+            | Self::Map(_)
             | Self::Tls(_)
             | Self::Run(_)
             | Self::Plot(_)
@@ -186,19 +218,26 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let load = || Settings::load(&cli.common.config, &cli.common.set);
     match cli.command {
         Command::Init(args) => Ok(init::write(&cli.common.config, &args)?),
-        Command::CheckConfig(format) => check::check(&cli.common.config, load(), format),
+        Command::CheckConfig(args) => check::check(&cli.common.config, load(), &args),
         Command::Backup(args) => Ok(backup::backup(&load()?, &args)?),
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Key(command) => Ok(key::run(&load()?, &command)?),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Run => run(load()?),
+        Command::NginxMap(args) if args.empty => nginx_map::write_empty(&load()?),
+        Command::NginxMap(_) => ask(&load()?, async |agent| nginx_map::write(agent).await),
         Command::Doctor(args) => {
             let settings = load()?;
             runtime()?.block_on(doctor::doctor(&settings, args))
         }
         Command::Peer(command) => ask(&load()?, async |agent| peer::run(agent, command).await),
+        Command::Peers(format) => ask(&load()?, async |agent| trust::peers(agent, format).await),
+        Command::Why(args) => ask(&load()?, async |agent| trust::why(agent, args).await),
+        Command::Forgive(args) => ask(&load()?, async |agent| trust::forgive(agent, args).await),
+        Command::Ban(args) => ask(&load()?, async |agent| trust::ban(agent, args).await),
         Command::Status(format) => ask(&load()?, async |agent| show::status(agent, format).await),
         Command::Objects(format) => ask(&load()?, async |agent| show::objects(agent, format).await),
+        Command::Gossip(format) => ask(&load()?, async |agent| show::gossip(agent, format).await),
         Command::Purge(args) => ask(&load()?, async |agent| purge::purge(agent, args).await),
         Command::Deny(command) => ask(&load()?, async |agent| deny::run(agent, command).await),
         Command::Leave(args) => ask(&load()?, async |agent| leave::leave(agent, args).await),

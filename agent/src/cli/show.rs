@@ -9,9 +9,11 @@ use serde::Serialize;
 
 use super::client::Agent;
 use super::{CliError, leave};
+use crate::gossip::Observation;
+use crate::gossip::teller::GossipStatus;
 use crate::identity::plain;
 use crate::local_api::status::{ObjectStatus, PeerState, PeerStatus, Status};
-use crate::local_api::{OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
+use crate::local_api::{GOSSIP_PATH, OBJECTS_PATH, PAUSE_PATH, RESUME_PATH, STATUS_PATH};
 use crate::policy::watch::PageStatus;
 use crate::replicate::host::terms::DepartureState;
 use crate::replicate::origin::holders::Health;
@@ -42,7 +44,17 @@ pub(super) async fn status(agent: &Agent<'_>, format: Format) -> Result<(), CliE
         rates.requests, rates.eligible, rates.redirected, status.load.in_flight, status.load.workers
     );
     let lack = if status.objects.lacks_replicas { "; hot ones are still being copied" } else { "" };
-    let own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
+    let mut own = format!("{}, {} with replicas elsewhere{lack}", status.objects.own, status.table.objects);
+    let looks = &status.objects.looks;
+    if looks.waiting > 0 {
+        own.push_str(&format!("; {} files are yet to be asked for as a stranger", looks.waiting));
+    }
+    if looks.not_public > 0 {
+        own.push_str(&format!("; {} files are not for strangers and stay here", looks.not_public));
+    }
+    if let Some(trouble) = &looks.trouble {
+        own.push_str(&format!("\nnothing new is shared: {}", plain(trouble)));
+    }
     let hosting = &status.hosting;
     let lease = match (hosting.lease_available_bytes_per_s, hosting.lease_total_bytes_per_s) {
         (now, total) if now == total => format!("leases of {}/s in total", size(total)),
@@ -125,6 +137,28 @@ pub(super) async fn objects(agent: &Agent<'_>, format: Format) -> Result<(), Cli
             object.wanted.to_string(),
             object.holders.len().to_string(),
             if object.holders.is_empty() { "nobody yet".to_owned() } else { plain(object.holders.join(", ")) },
+        ]);
+    }
+    print(&table)
+}
+
+pub(super) async fn gossip(agent: &Agent<'_>, format: Format) -> Result<(), CliError> {
+    let gossip: GossipStatus = agent.get(GOSSIP_PATH).await?;
+    if format.json {
+        return print_json(&gossip);
+    }
+    let mut table = table();
+    table.set_header(["site", "its word counts", "says of others", "convicted"]);
+    for member in &gossip.members {
+        let said = |entry: &Observation| {
+            format!("{}: {} good, {} bad, {} wrong", entry.subject, entry.good, entry.bad, entry.wrong)
+        };
+        let list = member.observations.iter().flat_map(|list| &list.entries).map(said).map(plain);
+        table.add_row([
+            plain(&member.domain),
+            format!("{:.0}%", member.credit * 100.0),
+            list.collect::<Vec<_>>().join("\n"),
+            gossip.convicted.get(&member.key).map(plain).unwrap_or_default(),
         ]);
     }
     print(&table)

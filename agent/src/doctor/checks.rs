@@ -99,8 +99,37 @@ pub fn insecure_page(url: &Url) -> Finding {
 
 /// A page that could not be had.
 pub fn page(url: &Url, error: &PageError) -> Finding {
-    finding(Severity::Fail, Check::Page, url.as_str(), error.to_string())
+    let add = match error {
+        PageError::Egress(error) => reach(url, error),
+        PageError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            "[site] csp = \"img-src 'self' https:\"".into()
+        }
+        PageError::Status(_) => "p2pcdn doctor https://SITE/PATH/OF/A/PAGE".into(),
+        PageError::Elsewhere(_) | PageError::Redirects => look(url, "-L"),
+        PageError::NotHtml(_) => "Content-Type: text/html".into(),
+        PageError::Encoded => look(url, "-H 'Accept-Encoding: identity'"),
+    };
+    finding(Severity::Fail, Check::Page, url.as_str(), error.to_string()).add(add)
 }
+
+/// What lets this machine reach a URL, or shows why it cannot.
+fn reach(url: &Url, error: &EgressError) -> String {
+    if matches!(error, EgressError::NotGlobal { .. }) { "[egress] allow_private = true".into() } else { look(url, "") }
+}
+
+/// The command that shows what a browser is answered.
+fn look(url: &Url, options: &str) -> String {
+    // What could end the word or the line is percent-encoded in a URL, but for this.
+    format!("curl -sSI {options} '{}'", url.as_str().replace('\'', "%27")).replace("  ", " ")
+}
+
+/// The same for a name that is no URL yet.
+fn look_at(authority: &str) -> String {
+    Url::parse(&format!("https://{authority}/")).map_or_else(|_| PEERS.into(), |url| look(&url, ""))
+}
+
+/// What is known of hosts: what they declined, withdrew and grant.
+const PEERS: &str = "p2pcdn peer list";
 
 /// Nobody to ask.
 pub fn no_agent() -> Finding {
@@ -141,9 +170,10 @@ fn no_holders() -> Finding {
 pub fn policy(page: &Page, holder: &HolderFacts, other_pages: Destinations, shares_code: bool) -> Vec<Finding> {
     let policies = Policies::of_page(&page.headers, &page.html);
     let site = &page.url[Position::BeforeHost..Position::AfterPort];
-    let fail = |says: &str| vec![finding(Severity::Fail, Check::Csp, &holder.domain, says)];
     let Some(objections) = objections(&policies, site, &holder.replica_name) else {
-        return fail("its replica name is no authority of a URL");
+        let says = "its replica name is no authority of a URL; its operator has to set another one";
+        let line = format!("[public] replica_name = \"replica.{}\"", holder.domain);
+        return vec![finding(Severity::Fail, Check::Csp, &holder.domain, says).add(line)];
     };
     let matters = |destination| match destination {
         Destination::Style | Destination::Script => shares_code,
@@ -157,7 +187,8 @@ pub fn policy(page: &Page, holder: &HolderFacts, other_pages: Destinations, shar
     let elsewhere: Vec<&str> = Destination::ALL.into_iter().filter(elsewhere).map(name).collect();
     if !elsewhere.is_empty() {
         let says = format!("another page of the site blocks {}: they stay at the site", elsewhere.join(", "));
-        findings.push(finding(Severity::Warn, Check::Csp, &holder.domain, says));
+        let line = format!("p2pcdn doctor https://{site}/OTHER/PAGE");
+        findings.push(finding(Severity::Warn, Check::Csp, &holder.domain, says).add(line));
     }
     if findings.is_empty() {
         let says = "the page's policy allows what is redirected there";
@@ -233,7 +264,10 @@ pub fn embed(page: &Page, resource: &Resource, answer: Result<HeaderMap, EgressE
     let place = resource.url.as_str();
     let headers = match answer {
         Ok(headers) => headers,
-        Err(error) => return vec![finding(Severity::Fail, Check::Cors, place, error.to_string())],
+        Err(error) => {
+            let line = reach(&resource.url, &error);
+            return vec![finding(Severity::Fail, Check::Cors, place, error.to_string()).add(line)];
+        }
     };
     let origin = page.url.origin().ascii_serialization();
     let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -270,7 +304,7 @@ pub fn clock(place: &str, headers: &HeaderMap, now: SystemTime) -> Option<Findin
 
 /// What a visitor would meet at the holder.
 pub fn holder(site: &str, holder: &HolderFacts, probed: &Probed, is_isolated: bool, now: SystemTime) -> Vec<Finding> {
-    let mut findings = vec![certificate(&holder.domain, &probed.certificate, now)];
+    let mut findings = vec![certificate(holder, &probed.certificate, now)];
     match (&holder.sample, &probed.replica) {
         (Some(sample), Some(Ok(answer))) => {
             findings.extend(clock(&holder.domain, &answer.headers, now));
@@ -280,26 +314,43 @@ pub fn holder(site: &str, holder: &HolderFacts, probed: &Probed, is_isolated: bo
             }
         }
         (_, Some(Err(error))) => {
-            findings.push(finding(Severity::Fail, Check::Replica, &holder.domain, error.to_string()));
+            let line = look_at(&holder.replica_name);
+            findings.push(finding(Severity::Fail, Check::Replica, &holder.domain, error.to_string()).add(line));
         }
-        _ => findings.push(finding(Severity::Warn, Check::Replica, &holder.domain, "holds nothing yet")),
+        _ => findings.push(finding(Severity::Warn, Check::Replica, &holder.domain, "holds nothing yet").add(PEERS)),
     }
     findings
 }
 
-fn certificate(place: &str, certificate: &Result<Option<u64>, EgressError>, now: SystemTime) -> Finding {
+fn certificate(holder: &HolderFacts, certificate: &Result<Option<u64>, EgressError>, now: SystemTime) -> Finding {
+    let (place, name) = (&*holder.domain, &*holder.replica_name);
+    // The certificate is the host's: these are for its operator.
+    let host = name.split(':').next().unwrap_or_default();
+    let renew = || format!("certbot renew --cert-name {host}");
     let end = match certificate {
-        Err(error) => return finding(Severity::Fail, Check::Tls, place, error.to_string()),
-        Ok(None) => return finding(Severity::Warn, Check::Tls, place, "the certificate does not say when it ends"),
+        Err(EgressError::Tls { source, .. }) => {
+            let says = format!("{source}; the certificate has to cover {host}, with the whole chain");
+            return finding(Severity::Fail, Check::Tls, place, says).add(format!("certbot certonly -d {host}"));
+        }
+        Err(error) => return finding(Severity::Fail, Check::Tls, place, error.to_string()).add(look_at(name)),
+        Ok(None) => {
+            let says = "the certificate does not say when it ends";
+            return finding(Severity::Warn, Check::Tls, place, says).add(renew());
+        }
         Ok(Some(end)) => SystemTime::UNIX_EPOCH + Duration::from_secs(*end),
     };
     let days = end.duration_since(now).map_or(0, |left| left.as_secs() / 86_400);
-    let severity = if days < RENEWAL_DAYS { Severity::Warn } else { Severity::Ok };
-    finding(severity, Check::Tls, place, format!("the chain is good, and the certificate ends in {days} days"))
+    let says = format!("the chain is good, and the certificate ends in {days} days");
+    if days < RENEWAL_DAYS {
+        return finding(Severity::Warn, Check::Tls, place, says).add(renew());
+    }
+    finding(Severity::Ok, Check::Tls, place, says)
 }
 
 fn replica(place: &str, sample: &Sample, answer: &WebResponse) -> Finding {
-    let fail = |says: String| finding(Severity::Fail, Check::Replica, place, says);
+    // What is not as recorded is offered anew.
+    let purge = format!("p2pcdn purge {}", sample.path);
+    let fail = |says: String| finding(Severity::Fail, Check::Replica, place, says).add(purge.clone());
     let says =
         |name: http::HeaderName| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (length, content_type) = (says(CONTENT_LENGTH), says(CONTENT_TYPE));
@@ -313,6 +364,7 @@ fn replica(place: &str, sample: &Sample, answer: &WebResponse) -> Finding {
         StatusCode::OK => finding(Severity::Ok, Check::Replica, place, format!("{} is there as recorded", sample.path)),
         StatusCode::FOUND => {
             finding(Severity::Warn, Check::Replica, place, format!("sends visitors back for {}", sample.path))
+                .add(PEERS)
         }
         status => fail(format!("answers {status} for {}", sample.path)),
     }

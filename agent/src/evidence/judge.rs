@@ -242,6 +242,7 @@ impl Judge {
             State::Watched => {
                 let found = Finding::Suspect { holder: holder.to_owned(), text: text() };
                 record.state = State::Suspected { since_ms: now_ms, clean: 0 };
+                record.suspected_by = complaints.networks.iter().map(|(network, _)| *network as u16).collect();
                 vec![found]
             }
             State::Suspected { .. } if others.of >= bounds.compared_checks => {
@@ -324,6 +325,8 @@ struct Record {
     faults: [Complaints; 2],
     state: State,
     suspensions: u32,
+    /// The last bits of the networks that made for the suspicion, which tell networks apart and say nothing of any: they do not count again.
+    suspected_by: Vec<u16>,
 }
 
 enum State {
@@ -347,12 +350,20 @@ struct Complaints {
 
 impl Record {
     fn new(now_ms: u64) -> Self {
-        Self { at_ms: now_ms, checks: 0.0, faults: Default::default(), state: State::Watched, suspensions: 0 }
+        Self {
+            at_ms: now_ms,
+            checks: 0.0,
+            faults: Default::default(),
+            state: State::Watched,
+            suspensions: 0,
+            suspected_by: Vec::new(),
+        }
     }
 
     /// After a suspension the counts are what they were, so another one takes no more than networks and audits.
     fn resume(&mut self, now_ms: u64) {
         self.state = State::Suspected { since_ms: now_ms, clean: 0 };
+        self.suspected_by.clear();
     }
 
     /// Whether there are as many networks, and audits, as the next step takes; then it is up to the rates.
@@ -362,7 +373,8 @@ impl Record {
             State::Suspected { since_ms, clean } => (Some(since_ms), clean),
             State::Suspended { .. } => return false,
         };
-        clean >= bounds.clean_audits && self.faults[fault as usize].networks_since(since_ms) >= bounds.networks
+        let complaints = &self.faults[fault as usize];
+        clean >= bounds.clean_audits && complaints.networks_since(since_ms, &self.suspected_by) >= bounds.networks
     }
 
     fn fade(&mut self, half_life_ms: u64, now_ms: u64) {
@@ -389,8 +401,11 @@ impl Complaints {
         self.networks.retain(|(_, first_ms)| now_ms.saturating_sub(*first_ms) < memory_ms);
     }
 
-    fn networks_since(&self, since_ms: Option<u64>) -> usize {
-        self.networks.iter().filter(|(_, first_ms)| since_ms.is_none_or(|since_ms| *first_ms > since_ms)).count()
+    fn networks_since(&self, since_ms: Option<u64>, but: &[u16]) -> usize {
+        let counts = |(network, first_ms): &&(u64, u64)| {
+            since_ms.is_none_or(|since_ms| *first_ms > since_ms && !but.contains(&(*network as u16)))
+        };
+        self.networks.iter().filter(counts).count()
     }
 }
 

@@ -1,3 +1,358 @@
-//! What visitors' browsers find out about hosts.
+//! Evidence from visitors' browsers, where the operator opts in: what tells auditors from browsers is seen by nobody else.
+//!
+//! A page includes [`SCRIPT_PATH`], which looks at a sample of the page's own resources at a host that [`WHERE_PATH`] names, as a
+//! redirect would, and reports to [`REPORT_PATH`] what it found. The [`judge`] says when that counts, and the [`Finding`]s go to the
+//! audits. Nothing about visitors is kept but a keyed hash of their networks, in memory, for a day at most.
 
 pub mod judge;
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use p2pcdn_core::decide::{Candidate, ONE_PPM, choose};
+use p2pcdn_core::destination::Destination;
+use p2pcdn_core::lookup::{HashKey, canonical_target};
+use p2pcdn_core::object::Sha256;
+use p2pcdn_core::redirect::write_location;
+use p2pcdn_core::sync::HolderRow;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{monotonic_ms, now_s};
+use crate::http_server::{Body, empty, json, read_body, text, with_body};
+use crate::identity::neighbourhood::network;
+use crate::load::LoadMeter;
+use crate::publish::Board;
+use crate::replicate::origin::holders::{Copy, Holders};
+use crate::settings::EvidenceSettings;
+use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
+use judge::{Bounds, Finding, Found, Ignored, Judge, Report};
+
+/// GET: the script.
+pub const SCRIPT_PATH: &str = "/.well-known/p2pcdn/v1/evidence.js";
+/// GET with `?path=`, followed by an object's path and query as they are: [`Place`], or 204 if nobody holds it.
+pub const WHERE_PATH: &str = "/.well-known/p2pcdn/v1/evidence/where";
+/// POST [`Said`].
+pub const REPORT_PATH: &str = "/.well-known/p2pcdn/v1/evidence";
+
+/// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again.
+pub const MAX_FINDINGS: usize = 64;
+
+/// Where a browser is to look at an object.
+#[derive(Debug, Serialize)]
+pub struct Place {
+    /// The replica.
+    pub url: String,
+    /// Digest that its bytes should have.
+    pub sha256: Sha256,
+    /// How many they should be.
+    pub size: u64,
+    /// What it is, as in settings.
+    pub kind: &'static str,
+}
+
+/// What a browser says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    /// Path of the object, with its query.
+    pub path: String,
+    /// What came of looking at it.
+    pub outcome: Outcome,
+    /// Digest that it should have had.
+    pub sha256: Option<Sha256>,
+    /// Authority of the replica.
+    pub holder: Option<String>,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// See [`Found::Good`].
+    Good,
+    /// See [`Found::Wrong`].
+    Wrong,
+    /// See [`Found::Resent`].
+    Resent,
+    /// No answer, or another one than was asked for: that says nothing of bytes.
+    Failed,
+    /// The page itself could not load an element that has integrity metadata; from whom is not known.
+    Integrity,
+}
+
+/// What this site's visitors report.
+pub struct Evidence {
+    domain: String,
+    script: Bytes,
+    max_object_bytes: u64,
+    board: Arc<Board>,
+    holders: Arc<Holders>,
+    load: Arc<Mutex<LoadMeter>>,
+    metrics: Arc<Metrics>,
+    judge: Mutex<Judge>,
+    /// Drawn at every start, so that the hashes of networks mean nothing later.
+    key: HashKey,
+    findings: mpsc::Sender<Finding>,
+    lookups: DefaultDirectRateLimiter,
+    reports: DefaultDirectRateLimiter,
+}
+
+/// Longest report in bytes.
+const MAX_REPORT_BYTES: usize = 1024;
+/// Reports that are read in a second; further ones are refused.
+const REPORTS_PER_S: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// Questions that are answered in a second; further ones are told that nobody holds the object.
+const LOOKUPS_PER_S: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+/// A setting of the operator takes so long to reach everybody.
+const SCRIPT_CACHING: HeaderValue = HeaderValue::from_static("public, max-age=300");
+/// How often networks are forgotten and suspensions ended, before `time_scale`.
+const TICK: Duration = Duration::from_secs(60);
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl Evidence {
+    /// Takes reports on the hosts of the site `domain`; what follows goes to `findings`.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the agent")]
+    pub fn new(
+        domain: String,
+        settings: &EvidenceSettings,
+        bounds: Bounds,
+        key: HashKey,
+        board: Arc<Board>,
+        holders: Arc<Holders>,
+        load: Arc<Mutex<LoadMeter>>,
+        metrics: Arc<Metrics>,
+        findings: mpsc::Sender<Finding>,
+    ) -> Self {
+        Self {
+            domain,
+            script: script(settings).into(),
+            max_object_bytes: settings.max_object_bytes,
+            board,
+            holders,
+            load,
+            metrics,
+            judge: Mutex::new(Judge::new(bounds)),
+            key,
+            findings,
+            lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S)),
+            reports: RateLimiter::direct(Quota::per_second(REPORTS_PER_S)),
+        }
+    }
+
+    /// Whether a path is one of those answered here.
+    pub fn answers(path: &str) -> bool {
+        matches!(path, SCRIPT_PATH | WHERE_PATH | REPORT_PATH)
+    }
+
+    /// Answers a request for one of these paths under the site's own name.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, SCRIPT_PATH) => {
+                let mut response = with_body(StatusCode::OK, "text/javascript; charset=utf-8", self.script.clone());
+                response.headers_mut().insert(CACHE_CONTROL, SCRIPT_CACHING);
+                response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                response
+            }
+            // No other site's pages can make their visitors say anything here.
+            (_, WHERE_PATH | REPORT_PATH) if !is_own_page(request.headers()) => {
+                text(StatusCode::FORBIDDEN, "only for pages of this site\n")
+            }
+            (&Method::GET, WHERE_PATH) => {
+                let asked = request.uri().query().and_then(|query| query.strip_prefix("path="));
+                match asked.and_then(|path| self.place(path)) {
+                    Some(place) => json(StatusCode::OK, &place),
+                    None => empty(StatusCode::NO_CONTENT),
+                }
+            }
+            (&Method::POST, REPORT_PATH) => self.take(request).await,
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such method here\n"),
+        }
+    }
+
+    /// Forgets networks and ends suspensions in time, until cancelled.
+    pub async fn run(self: Arc<Self>, time_scale: f64, cancel: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK.mul_f64(time_scale).max(Duration::from_millis(50)));
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let findings = self.judge().tick(self.holders.count(), monotonic_ms());
+            self.hand_on(findings);
+        }
+    }
+
+    /// An audit of a host has come to its end; see [`Judge::audited`].
+    pub fn audited(&self, domain: &str, clean: bool) {
+        self.judge().audited(domain, clean, monotonic_ms());
+    }
+
+    /// See [`Judge::forget`].
+    pub fn forget(&self, domain: &str) {
+        self.judge().forget(domain);
+    }
+
+    /// A host for the object, chosen as for a redirect, where the page's policy lets its bytes be loaded and read.
+    fn place(&self, path: &str) -> Option<Place> {
+        let path = canonical_target(path.as_bytes()).ok()?;
+        let steering = self.load.lock().unwrap_or_else(PoisonError::into_inner).steering(monotonic_ms());
+        if steering.killed || self.lookups.check().is_err() {
+            return None;
+        }
+        let there = self.board.whereabouts(path, now_s()).filter(|there| there.size <= self.max_object_bytes)?;
+        let is_open = |holder: &&HolderRow| {
+            let is_blocked = |destination: &Destination| {
+                (*destination == Destination::Fetch || destination.takes(there.class))
+                    && *destination != Destination::Download
+                    && holder.blocked.contains(*destination)
+            };
+            holder.weight > 0 && holder.lease_bytes_per_s > 0 && !Destination::ALL.iter().any(is_blocked)
+        };
+        let open: Vec<&HolderRow> = there.holders.iter().filter(is_open).collect();
+        let candidates: Vec<Candidate> = open
+            .iter()
+            .map(|holder| Candidate { holder: holder.id, weight: holder.weight, newcomer: holder.newcomer })
+            .collect();
+        let doubtful = self.doubtful(&open);
+        let chosen = match getrandom::u32().ok()? % 4 {
+            0 => None,
+            // What there are doubts about is looked at more often, or it would take weeks to be sure.
+            _ => doubtful.get(getrandom::u32().ok()? as usize % doubtful.len().max(1)).copied(),
+        };
+        let chosen = chosen.or_else(|| choose(&candidates, false, 0, getrandom::u32().ok()? % ONE_PPM))?;
+        let holder = open.into_iter().find(|holder| holder.id == chosen)?;
+        let mut url = Vec::new();
+        write_location(&mut url, &holder.authority, self.domain.as_bytes(), &there.sha256, path).then_some(())?;
+        let url = String::from_utf8(url).ok()?;
+        Some(Place { url, sha256: there.sha256, size: there.size, kind: there.class.name() })
+    }
+
+    /// Those of the hosts that there are doubts about.
+    fn doubtful(&self, open: &[&HolderRow]) -> Vec<u16> {
+        let judge = self.judge();
+        let doubtful: Vec<&str> = judge.doubtful(monotonic_ms()).collect();
+        let is_doubtful = |holder: &&&HolderRow| {
+            self.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
+        };
+        open.iter().filter(is_doubtful).map(|holder| holder.id).collect()
+    }
+
+    async fn take(&self, request: Request<Incoming>) -> Response<Body> {
+        if self.reports.check().is_err() {
+            self.ignored("rate");
+            return text(StatusCode::TOO_MANY_REQUESTS, "too many reports\n");
+        }
+        let visitor = visitor(request.headers());
+        let body = read_body(request.into_body(), MAX_REPORT_BYTES).await;
+        let Some(said) = body.and_then(|body| serde_json::from_slice::<Said>(&body).ok()) else {
+            self.ignored("malformed");
+            return text(StatusCode::BAD_REQUEST, "no report\n");
+        };
+        match visitor {
+            Some(visitor) => self.said(&said, self.key.of(b"", network(visitor).to_string().as_bytes())),
+            None => self.ignored("no_address"),
+        }
+        // Whoever forges reports is not told what came of them.
+        empty(StatusCode::NO_CONTENT)
+    }
+
+    fn said(&self, said: &Said, network: u64) {
+        self.metrics.evidence.get_or_create(&OutcomeLabel { outcome: said.outcome.name() }).inc();
+        let found = match said.outcome {
+            Outcome::Failed => return,
+            Outcome::Integrity => return self.doubt_all(&said.path),
+            Outcome::Good => Found::Good,
+            Outcome::Wrong => Found::Wrong,
+            Outcome::Resent => Found::Resent,
+        };
+        let holder = said.holder.as_deref().and_then(|authority| self.board.domain_at(authority));
+        let Some((domain, sha256)) = holder.zip(said.sha256) else { return self.ignored("unknown") };
+        if !self.board.holds(&said.path, &sha256, &domain) {
+            return self.ignored("unknown");
+        }
+        let object = self.key.of(&sha256.0, said.path.as_bytes());
+        let report = Report { holder: &domain, object, network, found };
+        let judged = self.judge().report(&report, self.holders.count(), monotonic_ms());
+        match judged {
+            Ok(findings) => self.hand_on(findings),
+            Err(Ignored::Repeated) => self.ignored("repeated"),
+            Err(Ignored::TooMany) => self.ignored("network"),
+            Err(Ignored::Suspended) => self.ignored("suspended"),
+        }
+    }
+
+    /// A hint like a return: worth a look at whoever could have been it, no more.
+    fn doubt_all(&self, path: &str) {
+        let Some(there) = self.board.whereabouts(path, now_s()) else { return self.ignored("unknown") };
+        for domain in self.board.holders_of(path) {
+            let copy = Copy { path: path.to_owned(), sha256: there.sha256 };
+            self.holders.doubted(&domain, copy, monotonic_ms());
+        }
+    }
+
+    fn hand_on(&self, findings: Vec<Finding>) {
+        for finding in findings {
+            let holder = finding.holder().to_owned();
+            self.metrics.evidence_findings.get_or_create(&OutcomeLabel { outcome: finding.name() }).inc();
+            if self.findings.try_send(finding).is_err() {
+                tracing::warn!(peer = %holder, "too many findings of visitors wait for audits, beginning anew with this host");
+                self.forget(&holder);
+            }
+        }
+    }
+
+    fn ignored(&self, reason: &'static str) {
+        self.metrics.evidence_ignored.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outcome {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Wrong => "wrong",
+            Self::Resent => "resent",
+            Self::Failed => "failed",
+            Self::Integrity => "integrity",
+        }
+    }
+}
+
+/// The script as it is served: with the settings filled in, without comments and indentation.
+fn script(settings: &EvidenceSettings) -> String {
+    let source = include_str!("script.js")
+        .replace("SAMPLE", &settings.sample.to_string())
+        .replace("MAX_BYTES", &settings.max_object_bytes.to_string());
+    let lines = source.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Browsers say from which site a request comes, and no page can change what they say.
+fn is_own_page(headers: &HeaderMap) -> bool {
+    headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "same-origin")
+}
+
+/// The address that the proxy wrote: the last one. Those before it came from the visitor, who can write what he likes.
+fn visitor(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all(X_FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+    last.rsplit(',').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,8 @@ impl Hearsay {
             return suspected;
         }
         for said in &list.entries {
-            let before = own(&said.subject).unwrap_or_default();
+            // Of whom this site never looks at, nothing could be found out.
+            let Some(before) = own(&said.subject) else { continue };
             if is_warning(said) {
                 if self.warn(reporter, &said.subject, before, now_ms) {
                     suspected.push(said.subject.clone());

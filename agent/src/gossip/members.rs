@@ -129,7 +129,9 @@ impl Members {
         self.remove(id);
         if !is_peer {
             *self.owners.entry(owner).or_default() += 1;
-            network.map(|network| *self.networks.entry(network).or_default() += 1);
+            if let Some(network) = network {
+                *self.networks.entry(network).or_default() += 1;
+            }
         }
         self.by_id.insert(id, Member { key, network, owner, is_peer });
         self.by_key.insert(key, id);
@@ -143,7 +145,9 @@ impl Members {
         }
         if !member.is_peer {
             leave(&mut self.owners, &member.owner);
-            member.network.map(|network| leave(&mut self.networks, &network));
+            if let Some(network) = member.network {
+                leave(&mut self.networks, &network);
+            }
         }
         Some(member)
     }

@@ -149,10 +149,11 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_was_seen_the_list_is_valid(
-            all in proptest::collection::vec(("[a-z]{1,60}\\.test", any::<u32>(), any::<u32>(), any::<u32>()), 0..80),
+            all in proptest::collection::btree_map("[a-z]{1,60}\\.test", any::<(u32, u32, u32)>(), 0..80),
             now_s in 1u64..1 << 40,
         ) {
-            let list = Observations::of(all.into_iter().map(Observation::from).collect(), 1 << 50, now_s);
+            let all = all.into_iter().map(|(subject, (good, bad, wrong))| seen(&subject, good, bad, wrong)).collect();
+            let list = Observations::of(all, 1 << 50, now_s);
             prop_assert!(bytes(&list) <= MAX_LIST_BYTES);
             prop_assert_eq!(list.validate(now_s), Ok(()));
         }

@@ -151,6 +151,11 @@ impl Table {
         }
     }
 
+    /// Puts in what this site itself has signed, with whatever key.
+    pub fn publish(&mut self, record: &Record) {
+        self.replace(record);
+    }
+
     /// Takes in a record from anybody; `check` verifies signatures, one unless it is a proof, and none before everything else was found
     /// in order.
     pub fn insert(&mut self, record: &Record, check: &mut dyn FnMut(&Claim<'_>) -> Check) -> Outcome {

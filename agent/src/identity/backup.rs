@@ -1,11 +1,12 @@
-//! What cannot be had again when a state directory is lost: the node key, who the peers are, and how far sequences have got.
+//! What cannot be had again when a state directory is lost: the node key, who the peers are, how far sequences have got, and what the
+//! operator has said about hosting: what is denied, and whether this host leaves.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableError};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, Value as Stored};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +15,9 @@ use super::node_key::{NodeKey, NodeKeyError, StateLock, write_durably};
 use super::rotate::{self, RotateError};
 use super::rotation::Rotations;
 use super::sequence::{COUNTERS, restored};
+use crate::replicate::host::deny::DENIED;
+use crate::replicate::host::terms::HOSTING;
+use crate::reputation::book::{ACCOUNTS, MARKS};
 
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
@@ -27,9 +31,30 @@ pub struct Backup {
     node_key: String,
     counters: BTreeMap<String, u64>,
     peers: BTreeMap<String, Value>,
+    /// Each with its time; none in a backup from before they were put into it.
+    #[serde(default)]
+    denied: BTreeMap<String, u64>,
+    #[serde(default)]
+    hosting: BTreeMap<String, u64>,
+    /// What is held against peers and for them.
+    #[serde(default)]
+    accounts: BTreeMap<String, Value>,
+    #[serde(default)]
+    marks: BTreeMap<String, Value>,
     /// How the key followed from former ones.
     #[serde(default)]
     rotations: Rotations,
+}
+
+/// The same as it stands in the metadata.
+#[derive(Default)]
+struct Tables {
+    counters: BTreeMap<String, u64>,
+    peers: BTreeMap<String, Vec<u8>>,
+    denied: BTreeMap<String, u64>,
+    hosting: BTreeMap<String, u64>,
+    accounts: BTreeMap<String, Value>,
+    marks: BTreeMap<String, Value>,
 }
 
 /// Why there is no backup, or nothing was restored from one.
@@ -100,7 +125,7 @@ impl Backup {
     pub fn of(domain: &str, state_dir: &Path) -> Result<Self, BackupError> {
         let key = NodeKey::load(state_dir).map_err(|error| BackupError::of_key(error, state_dir))?;
         let path = state_dir.join("state.redb");
-        let (counters, peers) = read(&path).map_err(database(&path))?;
+        let Tables { counters, peers, denied, hosting, accounts, marks } = read(&path).map_err(database(&path))?;
         let peers = peers.into_iter().map(|(domain, json)| {
             parse(&domain, &json)?;
             Ok((domain, serde_json::from_slice(&json)?))
@@ -111,6 +136,10 @@ impl Backup {
             node_key: key.pem().map_err(BackupError::Key)?,
             counters,
             peers: peers.collect::<Result<_, BackupError>>()?,
+            denied,
+            hosting,
+            accounts,
+            marks,
             rotations: rotate::load(state_dir, &key.public())?,
         })
     }
@@ -188,6 +217,18 @@ impl Backup {
                 for (name, last) in &self.counters {
                     table.insert(name.as_str(), restored(*last, now_s, draw))?;
                 }
+                for (name, rows) in [(ACCOUNTS, &self.accounts), (MARKS, &self.marks)] {
+                    let mut table = transaction.open_table(name)?;
+                    for (domain, row) in rows {
+                        table.insert(domain.as_str(), row.to_string().as_bytes())?;
+                    }
+                }
+                for (name, rows) in [(DENIED, &self.denied), (HOSTING, &self.hosting)] {
+                    let mut table = transaction.open_table(name)?;
+                    for (key, since_s) in rows {
+                        table.insert(key.as_str(), *since_s)?;
+                    }
+                }
             }
             Ok(transaction.commit()?)
         };
@@ -204,31 +245,36 @@ impl BackupError {
     }
 }
 
-type Stored = (BTreeMap<String, u64>, BTreeMap<String, Vec<u8>>);
-
-fn read(path: &Path) -> Result<Stored, redb::Error> {
+fn read(path: &Path) -> Result<Tables, redb::Error> {
     let db = Database::open(path)?;
     let transaction = db.begin_read()?;
-    let (mut counters, mut peers) = Stored::default();
-    match transaction.open_table(COUNTERS) {
-        Err(TableError::TableDoesNotExist(_)) => {}
-        table => {
-            for row in table?.iter()? {
-                let (name, last) = row?;
-                counters.insert(name.value().to_owned(), last.value());
-            }
-        }
+    Ok(Tables {
+        counters: rows(&transaction, COUNTERS, |last| last)?,
+        peers: rows(&transaction, PEERS, <[u8]>::to_vec)?,
+        denied: rows(&transaction, DENIED, |since_s| since_s)?,
+        hosting: rows(&transaction, HOSTING, |since_s| since_s)?,
+        // What is not understood says nothing.
+        accounts: rows(&transaction, ACCOUNTS, |json| serde_json::from_slice(json).unwrap_or_default())?,
+        marks: rows(&transaction, MARKS, |json| serde_json::from_slice(json).unwrap_or_default())?,
+    })
+}
+
+/// Every row of a table; none if there is no such table yet.
+fn rows<V: Stored + 'static, T>(
+    transaction: &ReadTransaction,
+    name: TableDefinition<'_, &'static str, V>,
+    own: impl Fn(V::SelfType<'_>) -> T,
+) -> Result<BTreeMap<String, T>, redb::Error> {
+    let table = match transaction.open_table(name) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        table => table?,
+    };
+    let mut rows = BTreeMap::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        rows.insert(key.value().to_owned(), own(value.value()));
     }
-    match transaction.open_table(PEERS) {
-        Err(TableError::TableDoesNotExist(_)) => {}
-        table => {
-            for row in table?.iter()? {
-                let (domain, json) = row?;
-                peers.insert(domain.value().to_owned(), json.value().to_owned());
-            }
-        }
-    }
-    Ok((counters, peers))
+    Ok(rows)
 }
 
 fn database(path: &Path) -> impl FnOnce(redb::Error) -> BackupError {
@@ -247,10 +293,13 @@ mod tests {
 
     use super::*;
     use crate::clock::now_s;
-    use crate::identity::{Counter, Membership, RosterBounds};
+    use crate::identity::{Counter, Membership, RosterBounds, testing};
+    use crate::replicate::host::admit;
+    use crate::replicate::host::terms::Terms;
+    use crate::state_db::StateDb;
 
     fn next(state: &Path, name: &'static str) -> u64 {
-        Counter::new(Arc::new(Database::create(state.join("state.redb")).unwrap()), name).next(now_s()).unwrap()
+        Counter::new(Arc::new(StateDb::open(&state.join("state.redb")).unwrap()), name).next(now_s()).unwrap()
     }
 
     #[test]
@@ -261,10 +310,16 @@ mod tests {
         let key = NodeKey::load_or_create(&old).unwrap();
         let sequence = next(&old, "object");
         let membership = |state: &Path| {
-            let db = Arc::new(Database::create(state.join("state.redb")).unwrap());
+            let db = Arc::new(StateDb::open(&state.join("state.redb")).unwrap());
             Membership::open(db, "a.test", RosterBounds::default()).unwrap()
         };
         membership(&old).invite("b.test").unwrap();
+        let terms = |state: &Path| {
+            let db = Arc::new(StateDb::open(&state.join("state.redb")).unwrap());
+            Terms::open(db, admit::tests::host(), testing::book(), 0, 0).unwrap()
+        };
+        terms(&old).deny.add(&["c.test/x".parse().unwrap()], 7).unwrap();
+        terms(&old).set_leaving(true, 8);
 
         assert!(matches!(Backup::of("a.test", &old), Err(BackupError::Running(_))));
         let public = key.public();
@@ -284,6 +339,8 @@ mod tests {
         drop(restored);
         assert!(next(&new, "object") > used_since && used_since > sequence);
         assert!(membership(&new).standing("b.test").is_some());
+        assert_eq!(terms(&new).deny.list(), terms(&old).deny.list());
+        assert!(!terms(&new).deny.is_empty() && terms(&new).is_leaving());
 
         assert!(matches!(backup.restore("a.test", &new, false, now_s()), Err(BackupError::InUse(_))));
         backup.restore("a.test", &new, true, now_s()).unwrap();

@@ -271,12 +271,20 @@ impl Attempt {
     pub(super) fn succeeded(self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.domain);
     }
+
+    /// It succeeded, and whoever brings the domain up again is not listened to for a while.
+    pub(super) fn enough_for_now(self) {
+        let not_before = Some(Instant::now() + MAX_PAUSE.mul_f64(self.time_scale));
+        let all = self.all.clone();
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(self.domain.clone(), DialBack { running: false, failures: 0, not_before });
+    }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dial_back) = all.get_mut(&self.domain) {
+        if let Some(dial_back) = all.get_mut(&self.domain).filter(|dial_back| dial_back.running) {
             dial_back.running = false;
             dial_back.failures = dial_back.failures.saturating_add(1);
             let pause = backoff(dial_back.failures, self.longest).mul_f64(self.time_scale);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -14,12 +14,13 @@ use super::once_per::OncePerMinute;
 use super::roster::{Claim, Introduced, Peer, Roster, RosterBounds, RosterError, Standing};
 use super::rotation::{RotationError, Rotations};
 use super::signed::{Signed, SignedError};
+use crate::state_db::StateDb;
 
 /// Who is a peer of this site.
 ///
 /// Invitations and pins are on disk before they count; who merely knocked is kept in memory, so that strangers cause no writes.
 pub struct Membership {
-    db: Arc<Database>,
+    db: Arc<StateDb>,
     roster: RwLock<Roster>,
     log: OncePerMinute,
     changed: Notify,
@@ -100,7 +101,7 @@ fn yes() -> bool {
 
 impl Membership {
     /// Reads what is stored; `own_domain` can never be a peer.
-    pub fn open(db: Arc<Database>, own_domain: &str, bounds: RosterBounds) -> Result<Self, MembershipError> {
+    pub fn open(db: Arc<StateDb>, own_domain: &str, bounds: RosterBounds) -> Result<Self, MembershipError> {
         let roster = RwLock::new(Roster::new(own_domain, bounds, load(&db)?));
         Ok(Self { db, roster, log: OncePerMinute::default(), changed: Notify::new() })
     }
@@ -295,7 +296,7 @@ fn stored(standing: &Standing) -> Option<Stored> {
     }
 }
 
-fn load(db: &Database) -> Result<BTreeMap<String, Standing>, MembershipError> {
+fn load(db: &StateDb) -> Result<BTreeMap<String, Standing>, MembershipError> {
     let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
         let table = match db.begin_read()?.open_table(PEERS) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),

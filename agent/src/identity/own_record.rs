@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
-use redb::Database;
 
 use super::OUR_VERSIONS;
 use super::node_key::NodeKey;
 use super::rotation::Rotations;
 use super::sequence::{Counter, CounterError};
 use super::signed::{Signed, sign};
+use crate::state_db::StateDb;
 
 /// Life of an own record in seconds: 7 days. It is renewed when a quarter of that is left.
 pub const RECORD_LIFE_S: u64 = 7 * 24 * 3600;
@@ -65,7 +65,7 @@ struct Current {
 
 impl OwnRecord {
     /// Signs a first record; `now_s` is seconds since the Unix epoch. Blocks for one durable write.
-    pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<Database>, now_s: u64) -> Result<Self, OwnRecordError> {
+    pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<StateDb>, now_s: u64) -> Result<Self, OwnRecordError> {
         let counter = Counter::new(db, "peer");
         let current = Mutex::new(renew(&key, &about, &counter, now_s)?);
         Ok(Self { key, about, counter, current, rotations: Rotations::default() })

@@ -122,6 +122,23 @@ impl PeerClient {
         in_time(peer, self.send_json(peer, path, request)).await
     }
 
+    /// POST of bytes; the answer is a 200 with at most `max_response_bytes`.
+    pub async fn bytes(
+        &self,
+        peer: &PeerRecord,
+        path: &str,
+        request: Vec<u8>,
+        max_response_bytes: usize,
+    ) -> Result<Bytes, PeerClientError> {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))]);
+        let exchange = async {
+            let response = self.send(peer, Method::POST, path, headers, request.into()).await?;
+            let body = Limited::new(response.into_body(), max_response_bytes).collect().await;
+            Ok(body.map_err(PeerClientError::Malformed)?.to_bytes())
+        };
+        in_time(peer, exchange).await
+    }
+
     /// GET with the body still to come; the answer's status is 2xx. Bounding the body is up to the caller.
     pub async fn get(
         &self,

@@ -1,9 +1,10 @@
-//! Who is really connecting: the PROXY protocol header (version 2) that the proxy in front writes.
+//! Who is really connecting: the PROXY protocol header that the proxy in front writes, version 2 as Envoy or version 1 as nginx.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ppp::v1;
 use ppp::v2::{Addresses, Command, Header, ParseError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -13,9 +14,12 @@ pub const MAX_HEADER_BYTES: usize = 536;
 /// Why a connection does not begin with a usable header; the fault of whoever connected past the proxy, or of the proxy's settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyProtocolError {
-    /// Something else than a header of version 2.
-    #[error("the connection does not begin with a PROXY protocol v2 header")]
+    /// Something else than a header of version 1 or 2.
+    #[error("the connection does not begin with a PROXY protocol header")]
     Malformed(#[source] ParseError),
+    /// It begins like a header of version 1, but is none.
+    #[error("the PROXY protocol v1 header is malformed")]
+    MalformedText(#[source] v1::BinaryParseError),
     /// Longer than [`MAX_HEADER_BYTES`].
     #[error("the PROXY protocol header is longer than {MAX_HEADER_BYTES} bytes")]
     TooLong,
@@ -30,8 +34,12 @@ pub enum ProxyProtocolError {
     Timeout,
 }
 
-/// Bytes before the part whose length the header tells.
+/// Bytes before the part whose length a header of version 2 tells; no header of version 1 that names an address is as short.
 const FIXED_BYTES: usize = 16;
+/// How a header of version 1 begins and ends, and its greatest length.
+const TEXT_START: &[u8] = b"PROXY ";
+const TEXT_END: &[u8] = b"\r\n";
+const MAX_TEXT_BYTES: usize = 107;
 
 /// Reads the header, not a byte more, and returns the client's address.
 pub async fn read_header(
@@ -41,6 +49,9 @@ pub async fn read_header(
     let read = async {
         let mut header = [0; MAX_HEADER_BYTES];
         stream.read_exact(&mut header[..FIXED_BYTES]).await?;
+        if header.starts_with(TEXT_START) {
+            return read_text(stream, &mut header[..MAX_TEXT_BYTES]).await;
+        }
         match Header::try_from(&header[..FIXED_BYTES]) {
             Ok(_) | Err(ParseError::Partial(..)) => {}
             Err(error) => return Err(ProxyProtocolError::Malformed(error)),
@@ -51,6 +62,24 @@ pub async fn read_header(
         client_address(&header[..length])
     };
     tokio::time::timeout(timeout, read).await.map_err(|_| ProxyProtocolError::Timeout)?
+}
+
+/// Reads the rest of a header of version 1, whose end only shows when it is there.
+async fn read_text(stream: &mut (impl AsyncRead + Unpin), header: &mut [u8]) -> Result<SocketAddr, ProxyProtocolError> {
+    let mut length = FIXED_BYTES;
+    while !header[..length].ends_with(TEXT_END) {
+        header[length] = stream.read_u8().await?;
+        length += 1;
+        if length == header.len() {
+            break;
+        }
+    }
+    let header = v1::Header::try_from(&header[..length]).map_err(ProxyProtocolError::MalformedText)?;
+    match header.addresses {
+        v1::Addresses::Tcp4(v4) => Ok((v4.source_address, v4.source_port).into()),
+        v1::Addresses::Tcp6(v6) => Ok((v6.source_address, v6.source_port).into()),
+        v1::Addresses::Unknown => Err(ProxyProtocolError::NoAddress),
+    }
 }
 
 fn client_address(header: &[u8]) -> Result<SocketAddr, ProxyProtocolError> {
@@ -92,12 +121,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_older_version_is_understood_as_nginx_writes_it() {
+        for (header, client) in [
+            ("PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n", "203.0.113.7:4711"),
+            ("PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n", "1.1.1.1:1"),
+            ("PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n", "[2001:db8::7]:4711"),
+        ] {
+            let (result, rest) = read(&[header.as_bytes(), b"after"].concat()).await;
+            assert_eq!(result.unwrap(), client.parse().unwrap());
+            assert_eq!(rest, b"after");
+        }
+        for malformed in [
+            "PROXY TCP4 1.1.1.1 2.2.2.2 1\r\n",
+            "PROXY TCP4 1.1.1.1 2.2.2.2 1 2\n....\r\n",
+            "PROXY UDP4 1.1.1.1 2.2.2.2 1 2\r\n",
+        ] {
+            let (result, _) = read(malformed.as_bytes()).await;
+            assert!(matches!(result, Err(ProxyProtocolError::MalformedText(_))), "{malformed:?}");
+        }
+        let endless = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
+        assert!(matches!(read(&endless).await.0, Err(ProxyProtocolError::MalformedText(_))));
+        assert!(matches!(read(b"PROXY UNKNOWN\r\n\x16\r\n").await.0, Err(ProxyProtocolError::NoAddress)));
+        assert!(matches!(read(b"PROXY TCP4 1.1.1.1 2").await.0, Err(ProxyProtocolError::Io(_))));
+    }
+
+    #[tokio::test]
     async fn other_beginnings_are_refused_for_their_reason() {
         let too_long = header(Command::Proxy, MAX_HEADER_BYTES - FIXED_BYTES - 12 - 2);
         assert!(matches!(read(&too_long).await.0, Err(ProxyProtocolError::TooLong)));
         assert!(matches!(read(&header(Command::Local, 0)).await.0, Err(ProxyProtocolError::NoAddress)));
         assert!(matches!(read(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.0, Err(ProxyProtocolError::Malformed(_))));
-        assert!(matches!(read(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n").await.0, Err(ProxyProtocolError::Malformed(_))));
         assert!(matches!(read(&header(Command::Proxy, 9)[..20]).await.0, Err(ProxyProtocolError::Io(_))));
     }
 
@@ -113,6 +166,7 @@ mod tests {
         fn hostile_bytes_never_panic(mut bytes: Vec<u8>, position: prop::sample::Index, flip: u8) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _ = runtime.block_on(read(&bytes));
+            let _ = runtime.block_on(read(&[TEXT_START, &bytes].concat()));
             bytes = [header(Command::Proxy, 9), bytes].concat();
             let position = position.index(bytes.len());
             bytes[position] ^= flip;

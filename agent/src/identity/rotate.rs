@@ -160,7 +160,9 @@ mod tests {
             for (name, bytes) in [("node.key.next", next), (FILE, words)] {
                 // It may not be there.
                 let _ = std::fs::remove_file(at(name));
-                bytes.map(|bytes| write_durably(&at(name), bytes).unwrap());
+                if let Some(bytes) = bytes {
+                    write_durably(&at(name), bytes).unwrap();
+                }
             }
             let present = NodeKey::load_or_create(&state).unwrap().public();
             assert!(!at("node.key.next").exists());

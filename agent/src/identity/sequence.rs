@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
+
+use crate::state_db::StateDb;
 
 /// Distance of two sequences of one run.
 pub const STEP: u64 = 16;
@@ -56,7 +58,7 @@ pub const fn restored(last: u64, now_s: u64, draw: u64) -> u64 {
 
 /// Sequences that never repeat, whatever crashes: each is on disk before anybody sees it.
 pub struct Counter {
-    db: Arc<Database>,
+    db: Arc<StateDb>,
     name: &'static str,
 }
 
@@ -73,7 +75,7 @@ pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("co
 
 impl Counter {
     /// The counter of that name; several may share one database.
-    pub fn new(db: Arc<Database>, name: &'static str) -> Self {
+    pub fn new(db: Arc<StateDb>, name: &'static str) -> Self {
         Self { db, name }
     }
 

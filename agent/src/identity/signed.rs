@@ -31,8 +31,10 @@ impl Statement for ObjectRecord {
 }
 
 /// A statement with its signature, as exchanged in JSON; nothing in it is to be believed before [`Signed::open`].
+///
+/// Unknown fields are ignored, here and in every kind of statement: a later release may add some. They are under the signature, as far
+/// as they are in the payload, whoever understands them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Signed {
     /// [`Statement::TYPE`] of the payload.
     #[serde(rename = "type")]

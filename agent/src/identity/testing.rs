@@ -4,8 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
-use redb::Database;
-use redb::backends::InMemoryBackend;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, ServerConfig};
 
@@ -14,15 +12,23 @@ use super::node_key::NodeKey;
 use super::own_record::{AboutUs, OwnRecord};
 use super::tls::web_client_config;
 use crate::clock::now_s;
+use crate::reputation::book::{Book, Mode};
+use crate::reputation::formulas::Formulas;
+use crate::state_db::StateDb;
 
 /// A fresh node key.
 pub(crate) fn node_key() -> NodeKey {
     NodeKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap()
 }
 
+/// What is known of peers: nothing yet.
+pub(crate) fn book() -> Arc<Book> {
+    Arc::new(Book::open(database(), Formulas::default(), Mode::On).unwrap())
+}
+
 /// A database in memory.
-pub(crate) fn database() -> Arc<Database> {
-    Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap())
+pub(crate) fn database() -> Arc<StateDb> {
+    Arc::new(StateDb::in_memory())
 }
 
 /// Settings of a site whose names are all `domain`.
@@ -37,7 +43,7 @@ pub(crate) fn about(domain: &str) -> AboutUs {
 }
 
 /// The own record of `domain`.
-pub(crate) fn own_record(domain: &str, key: Arc<NodeKey>, db: Arc<Database>, now_s: u64) -> OwnRecord {
+pub(crate) fn own_record(domain: &str, key: Arc<NodeKey>, db: Arc<StateDb>, now_s: u64) -> OwnRecord {
     OwnRecord::new(key, about(domain), db, now_s).unwrap()
 }
 

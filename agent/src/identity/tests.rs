@@ -23,7 +23,8 @@ use super::sequence;
 use super::testing::{self, Authority};
 use super::tls::PeerCertificateError;
 use super::{
-    MeetError, NodeCertificate, NodeKey, OUR_VERSIONS, PeerClientError, PeerIdentity, Refusal, Standing, sign,
+    MeetError, NodeCertificate, NodeKey, OUR_VERSIONS, OpenBounds, PeerClientError, PeerIdentity, Refusal, Standing,
+    sign,
 };
 use crate::clock::now_s;
 
@@ -94,6 +95,95 @@ async fn a_changed_key_is_refused_and_reported_while_the_old_one_stays_valid() {
     b.show_own_key();
     a.introducer.meet(b.domain()).await.unwrap();
     assert!(matches!(a.membership.standing(b.domain()), Some(Standing::Pinned(_))));
+}
+
+#[tokio::test]
+async fn a_key_for_which_the_old_one_vouches_at_the_domain_takes_its_place() {
+    let (a, b) = two_friends().await;
+    let new = Arc::new(testing::node_key());
+    b.show_key(&new);
+    b.show_rotation(&b.key, &b.key, &new);
+    // The agent behind the document has the old key still, so it is not talked to any more.
+    let error = a.introducer.meet(b.domain()).await.unwrap_err();
+    assert!(matches!(error, MeetError::Hello(PeerClientError::WrongKey(_))), "{error}");
+    let Some(Standing::Pinned(peer)) = a.membership.standing(b.domain()) else { panic!("{error}") };
+    assert!(peer.key() == new.public() && peer.invited);
+    assert!(a.membership.by_key(&b.key.public()).is_none());
+}
+
+#[tokio::test]
+async fn a_hello_with_the_new_key_is_enough_to_be_followed() {
+    let (a, b) = two_friends().await;
+    let new = Arc::new(testing::node_key());
+    b.show_key(&new);
+    b.show_rotation(&b.key, &b.key, &new);
+    let (identity, body) = hello(&b, &new);
+    a.introducer.answer_hello(&identity, &body).await.unwrap();
+    assert_eq!(a.membership.by_domain(b.domain()).map(|peer| peer.key()), Some(new.public()));
+}
+
+#[tokio::test]
+async fn a_forged_rotation_and_one_by_whoever_has_only_the_new_key_are_refused() {
+    let (a, b) = two_friends().await;
+    let (new, thief) = (Arc::new(testing::node_key()), testing::node_key());
+    b.show_key(&new);
+    for signer in [&*new, &thief] {
+        b.show_rotation(signer, &b.key, &new);
+        let error = a.introducer.meet(b.domain()).await.unwrap_err();
+        assert!(matches!(&error, MeetError::KeyChanged { refused, .. } if *refused == new.public()), "{error}");
+    }
+    // Nor does it help to vouch for a key that the domain does not show.
+    b.show_own_key();
+    b.show_rotation(&b.key, &b.key, &thief);
+    a.introducer.meet(b.domain()).await.unwrap();
+    assert_eq!(a.membership.by_domain(b.domain()).map(|peer| peer.key()), Some(b.key.public()));
+}
+
+#[tokio::test]
+async fn open_membership_lets_in_whoever_says_hello_and_shows_its_document() {
+    let ca = Authority::new();
+    let (a, b) = (Site::start_open(&ca, "a", OpenBounds::default()).await, Site::start(&ca, "b").await);
+    b.membership.invite(a.domain()).unwrap();
+    b.introducer.meet(a.domain()).await.unwrap();
+    let Some(Standing::Pinned(peer)) = a.membership.standing(b.domain()) else { panic!("not let in") };
+    assert!(peer.key() == b.key.public() && !peer.invited && peer.network.is_some());
+    // Another key that claims the same domain changes nothing.
+    let (identity, body) = hello(&b, &testing::node_key());
+    assert!(a.introducer.answer_hello(&identity, &body).await.is_err());
+    assert_eq!(a.membership.by_domain(b.domain()).map(|peer| peer.key()), Some(b.key.public()));
+
+    a.membership.remove(b.domain(), now_s()).unwrap();
+    let (status, refused) = refusal(b.introducer.meet(a.domain()).await.unwrap_err());
+    assert_eq!((status, refused.error.as_str()), (StatusCode::FORBIDDEN, "not_invited"));
+    assert!(matches!(a.membership.standing(b.domain()), Some(Standing::Away { .. })));
+}
+
+#[tokio::test]
+async fn a_full_open_membership_says_so() {
+    let ca = Authority::new();
+    let open = OpenBounds { peers: 1, ..OpenBounds::default() };
+    let (a, b, c) = (Site::start_open(&ca, "a", open).await, Site::start(&ca, "b").await, Site::start(&ca, "c").await);
+    for site in [&b, &c] {
+        site.membership.invite(a.domain()).unwrap();
+    }
+    b.introducer.meet(a.domain()).await.unwrap();
+    let (status, refused) = refusal(c.introducer.meet(a.domain()).await.unwrap_err());
+    assert_eq!((status, refused.error.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "no_room"));
+    assert!(a.membership.by_domain(b.domain()).is_some());
+}
+
+#[tokio::test]
+async fn strangers_are_asked_one_at_a_time_and_only_so_many() {
+    let ca = Authority::new();
+    let a = Site::start_open(&ca, "a", OpenBounds::default()).await;
+    let mut asked = 0;
+    for number in 0..100 {
+        // Nobody listens there.
+        let domain = format!("x{number}.localhost:9");
+        asked += usize::from(a.introducer.discover(&domain).await.is_some());
+        assert!(a.introducer.discover(&domain).await.is_none(), "the failure is remembered");
+    }
+    assert_eq!(asked, 16);
 }
 
 #[tokio::test]

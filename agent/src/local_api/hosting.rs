@@ -24,6 +24,9 @@ pub struct Denied {
     pub changed: usize,
     /// Replicas that are denied, and so no longer served, but still to be removed.
     pub replicas: usize,
+    /// Whether a restart now would forget it, since the disk takes nothing; it is written as soon as it does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsaved: bool,
 }
 
 /// Body of a request to leave or to come back.
@@ -54,11 +57,11 @@ impl LocalApi {
                 );
                 let replicas = self.withdrawer.denied();
                 self.withdrawer.hurry();
-                json(StatusCode::OK, &Denied { changed, replicas })
+                self.puller.reconsider().await;
+                json(StatusCode::OK, &Denied { changed, replicas, unsaved: !deny.is_saved() })
             }
             Err(error @ DenyError::Full) => refuse("full", error.to_string()),
             Err(error @ DenyError::InSettings(_)) => refuse("in_settings", error.to_string()),
-            Err(error @ DenyError::Database(_)) => refuse("storage", error.to_string()),
         }
     }
 
@@ -68,11 +71,10 @@ impl LocalApi {
             return text(StatusCode::BAD_REQUEST, "neither to leave nor to stay\n");
         };
         if leave != self.terms.is_leaving() {
-            if let Err(error) = self.terms.set_leaving(leave, now_s()) {
-                return refuse("storage", error.to_string());
-            }
+            self.terms.set_leaving(leave, now_s());
             tracing::warn!("the operator has this host {}", if leave { "leave" } else { "stay" });
             self.withdrawer.hurry();
+            self.puller.reconsider().await;
         }
         json(StatusCode::OK, &self.departure())
     }

@@ -1,9 +1,11 @@
-//! The local socket: the filter's sync, the command line and metrics. Whoever reaches it controls the agent.
+//! The local socket: the filter's sync, decisions for nginx, the command line and metrics. Whoever reaches it controls the agent.
 
+mod decide;
 mod holders;
 pub mod hosting;
 pub mod status;
 mod sync;
+pub mod trust;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,20 +14,27 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::auditor::Auditor;
 use crate::catalogue::{Catalogue, Purge};
 use crate::clock::now_s;
+use crate::decider::{DECIDE_PATH, Decider, RESCUE_PATH};
+use crate::gossip::Gossip;
 use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
+use crate::nginx_map::NginxMap;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
+use crate::replicate::host::pull::Puller;
 use crate::replicate::host::terms::Terms;
 use crate::replicate::host::withdraw::Withdrawer;
 use crate::replicate::origin::holders::Holders;
 use crate::replicate::origin::share::Sharer;
+use crate::reputation::book::Book;
 use crate::serve::leases::Leases;
 use crate::store::ReplicaStore;
 use crate::telemetry::Metrics;
+use trust::{TRUST_BAN_PATH, TRUST_FORGIVE_PATH, TRUST_PATH, TRUST_WHY_PATH};
 
 /// Everything that can be asked for on this machine.
 pub struct LocalApi {
@@ -33,6 +42,14 @@ pub struct LocalApi {
     pub domain: String,
     /// What the filter is told.
     pub board: Arc<Board>,
+    /// Looks at what hosts really serve; none on a site that only hosts.
+    pub auditor: Option<Arc<Auditor>>,
+    /// What is known of all peers.
+    pub book: Arc<Book>,
+    /// What decides for proxies without the filter.
+    pub decider: Arc<Decider>,
+    /// What writes the map file for stock nginx; none where nobody wants one.
+    pub nginx_map: Option<Arc<NginxMap>>,
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
     /// Who can be redirected to.
@@ -53,8 +70,12 @@ pub struct LocalApi {
     pub terms: Arc<Terms>,
     /// What origins are granted.
     pub leases: Arc<Leases>,
+    /// What is being taken in.
+    pub puller: Arc<Puller>,
     /// What is being given up.
     pub withdrawer: Arc<Withdrawer>,
+    /// What others say about others.
+    pub gossip: Arc<Gossip>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -74,6 +95,8 @@ pub const STATUS_PATH: &str = "/v1/status";
 pub const HOLDERS_PATH: &str = "/v1/holders";
 /// GET: a list of [`status::ObjectStatus`].
 pub const OBJECTS_PATH: &str = "/v1/objects";
+/// GET: [`crate::gossip::teller::GossipStatus`].
+pub const GOSSIP_PATH: &str = "/v1/gossip";
 /// POST [`PeerRequest`]: invites a peer.
 pub const PEER_ADD_PATH: &str = "/v1/peers/add";
 /// POST [`PeerRequest`]: accepts a pending peer, or a changed key.
@@ -94,6 +117,8 @@ pub const DENY_ADD_PATH: &str = "/v1/deny/add";
 pub const DENY_REMOVE_PATH: &str = "/v1/deny/remove";
 /// GET, or POST [`hosting::LeaveRequest`]; answered by [`crate::replicate::host::terms::Departure`].
 pub const LEAVE_PATH: &str = "/v1/leave";
+/// POST, answered by [`crate::nginx_map::Written`]: writes the map file for stock nginx now.
+pub const NGINX_MAP_PATH: &str = "/v1/nginx-map";
 /// GET: metrics in the OpenMetrics text format.
 pub const METRICS_PATH: &str = "/metrics";
 
@@ -105,6 +130,10 @@ const MAX_PURGE_BYTES: usize = 4 << 20;
 impl LocalApi {
     /// Answers one request.
     pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        // Comes with the headers of a visitor's request.
+        if matches!(request.uri().path(), DECIDE_PATH | RESCUE_PATH) {
+            return self.decider.answer(&request);
+        }
         if !is_local(&request) {
             return text(StatusCode::FORBIDDEN, "this socket is for programs on this machine, not for web pages\n");
         }
@@ -113,17 +142,21 @@ impl LocalApi {
             (&Method::POST, SYNC_PATH) => self.sync(request).await,
             (&Method::GET, STATUS_PATH) => json(StatusCode::OK, &self.status()),
             (&Method::GET, HOLDERS_PATH) => json(StatusCode::OK, &self.agent_facts()),
+            (&Method::GET, GOSSIP_PATH) => json(StatusCode::OK, &self.gossip.status()),
             (&Method::GET, OBJECTS_PATH) => json(StatusCode::OK, &self.objects()),
             (&Method::GET, METRICS_PATH) => {
                 let metrics = self.metrics.text(&self.state());
                 with_body(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.into())
             }
             (&Method::POST, PEER_ADD_PATH | PEER_ACCEPT_PATH | PEER_REMOVE_PATH) => self.peer(&path, request).await,
+            (&Method::GET, TRUST_PATH) => json(StatusCode::OK, &self.trust()),
+            (&Method::POST, TRUST_WHY_PATH | TRUST_FORGIVE_PATH | TRUST_BAN_PATH) => self.judge(&path, request).await,
             (&Method::POST, PURGE_PATH) => self.purge(request).await,
             (&Method::GET, DENY_PATH) => json(StatusCode::OK, &self.terms.deny.list()),
             (&Method::POST, DENY_ADD_PATH | DENY_REMOVE_PATH) => self.deny(&path, request).await,
             (&Method::GET, LEAVE_PATH) => json(StatusCode::OK, &self.departure()),
             (&Method::POST, LEAVE_PATH) => self.leave(request).await,
+            (&Method::POST, NGINX_MAP_PATH) => self.write_nginx_map().await,
             (&Method::POST, PAUSE_PATH) => self.set_killed(true),
             (&Method::POST, RESUME_PATH) => self.set_killed(false),
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),

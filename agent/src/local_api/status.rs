@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LocalApi;
 use crate::catalogue::OwnObject;
+use crate::catalogue::stranger::LooksStatus;
 use crate::clock::monotonic_ms;
 use crate::identity::Standing;
 use crate::load::LoadStatus;
@@ -52,6 +53,8 @@ pub struct ObjectCounts {
     pub hosted: usize,
     /// Bytes of these.
     pub hosted_bytes: u64,
+    /// How far looking at the content directory as a stranger has come.
+    pub looks: LooksStatus,
     /// Whether own objects that are asked for much have fewer copies than they should have, and hosts that could take them.
     pub lacks_replicas: bool,
     /// Why no more are taken in, with the remedy.
@@ -167,6 +170,7 @@ impl LocalApi {
                 own: state.own_objects,
                 hosted: state.replicas,
                 hosted_bytes: state.replica_bytes,
+                looks: self.catalogue.as_ref().map(|catalogue| catalogue.looks().clone()).unwrap_or_default(),
                 lacks_replicas: self.sharer.as_ref().is_some_and(|sharer| sharer.lacks_replicas()),
                 trouble: self.store.trouble(),
             },

@@ -36,13 +36,16 @@ impl LocalApi {
         }
     }
 
-    fn update(&self, report: &Report) -> Update {
+    pub(super) fn update(&self, report: &Report) -> Update {
         let now_ms = monotonic_ms();
         // Numbers of another run's table mean nothing here.
         let is_ours = report.have.session == self.board.session();
         for redirected in report.redirected_to.iter().filter(|_| is_ours) {
             if let Some(domain) = self.board.domain_of(redirected.holder) {
-                self.holders.redirected(&domain, redirected.requests, now_ms);
+                self.holders.redirected(&domain, redirected.requests, redirected.bytes, now_ms);
+                if let Some(auditor) = &self.auditor {
+                    auditor.redirected(&domain, redirected.requests, redirected.bytes);
+                }
                 self.metrics.redirected(&domain, redirected.requests, redirected.bytes);
             }
         }
@@ -50,6 +53,9 @@ impl LocalApi {
         for key in report.returned.iter().take(MAX_RETURNED).filter(|_| is_ours) {
             if let Some((copy, holders)) = self.board.by_key(*key) {
                 holders.iter().for_each(|domain| self.holders.doubted(domain, copy.clone(), now_ms));
+                if let Some(auditor) = &self.auditor {
+                    auditor.hinted(&copy, &holders);
+                }
             }
         }
         self.policy.visited(&report.pages);
@@ -57,9 +63,10 @@ impl LocalApi {
         if let Some(catalogue) = &self.catalogue {
             catalogue.observe(report, is_ours);
         }
-        let changes = self.board.changes_since(report.have);
         let mut load = self.load();
         load.observe(report, now_ms);
+        self.holders.needed(load.is_near_target(now_ms), now_ms);
+        let changes = self.board.changes_since(report.have);
         Update {
             now: changes.now,
             clear: changes.clear,

@@ -59,6 +59,15 @@ impl PageError {
             Self::Elsewhere(_) | Self::Redirects | Self::NotHtml(_) | Self::Encoded => true,
         }
     }
+
+    /// Whether what visitors see there is kept from strangers: they are turned away, or led on.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(status.as_u16(), 401 | 403 | 407),
+            Self::Elsewhere(_) | Self::Redirects => true,
+            Self::Egress(_) | Self::NotHtml(_) | Self::Encoded => false,
+        }
+    }
 }
 
 /// Gets `url` over HTTPS with these headers, following redirects within its site, or anywhere if `may_leave`.

@@ -35,6 +35,8 @@ pub(super) struct Known {
     due_ms: u64,
     failures: u32,
     read: Option<(Policies, u64)>,
+    /// Whether visitors see what strangers cannot read.
+    is_private: bool,
     pub(super) problem: Option<String>,
 }
 
@@ -54,8 +56,8 @@ impl Pages {
         }
         let visited = || self.known.iter().enumerate().filter(|(_, known)| !known.listed);
         if visited().count() >= MAX_VISITED
-            && let Some((at, _)) = visited().min_by_key(|(_, known)| (known.read.is_some(), known.visited_ms))
-            && let Some((policies, read_ms)) = self.known.remove(at).read
+            && let Some((at, _)) = visited().min_by_key(|(_, known)| (known.is_told_apart(), known.visited_ms))
+            && let Some((policies, read_ms)) = self.known.remove(at).said()
         {
             self.remembered.retain(|(remembered, _)| *remembered != policies);
             self.remembered.push((policies, read_ms));
@@ -87,14 +89,16 @@ impl Pages {
             Ok(policies) => {
                 known.read = Some((policies, now_ms));
                 known.problem = None;
+                known.is_private = false;
                 known.failures = 0;
                 known.due_ms = now_ms + scaled(PERIOD);
             }
-            Err(error) if error.is_final() && !known.listed => {
+            Err(error) if error.is_final() && !error.is_private() && !known.listed => {
                 self.known.remove(at);
             }
             Err(error) => {
-                if known.listed && known.failures == 0 {
+                known.is_private = error.is_private() && !known.listed;
+                if (known.listed || known.is_private) && known.failures == 0 {
                     tracing::warn!(page = %path, %error, "a page's policy cannot be read");
                 }
                 known.problem = Some(error.to_string());
@@ -104,9 +108,17 @@ impl Pages {
         }
     }
 
-    /// Known once one of the listed pages is: what visitors open adds to that and never stands for it.
+    /// Whether the operator has listed a page.
+    pub(super) fn is_listed(&self, path: &str) -> bool {
+        self.known.iter().any(|known| known.listed && known.path == path)
+    }
+
+    /// Known once one of the listed pages is: what visitors open adds to that and never stands for it. And unknown again as long as visitors
+    /// are shown a page that strangers cannot read, unless the operator has listed it.
     pub(super) fn policies(&self, now_ms: u64, max_age_ms: u64) -> Option<Policies> {
-        let is_known = self.known.iter().any(|known| known.listed && known.policies(now_ms, max_age_ms).is_some());
+        let is_read = self.known.iter().any(|known| known.listed && known.policies(now_ms, max_age_ms).is_some());
+        let is_hidden = |known: &Known| known.is_private && now_ms.saturating_sub(known.visited_ms) <= max_age_ms;
+        let is_known = is_read && !self.known.iter().any(is_hidden);
         let known = self.known.iter().filter_map(|known| known.policies(now_ms, max_age_ms));
         let remembered = self.remembered.iter().filter(|(_, at)| now_ms.saturating_sub(*at) <= max_age_ms);
         is_known.then(|| strictest(known.chain(remembered.map(|(policies, _)| policies))))
@@ -115,7 +127,27 @@ impl Pages {
 
 impl Known {
     pub(super) fn new(path: String, listed: bool, now_ms: u64) -> Self {
-        Self { path, listed, visits: 1, visited_ms: now_ms, due_ms: now_ms, failures: 0, read: None, problem: None }
+        Self {
+            path,
+            listed,
+            visits: 1,
+            visited_ms: now_ms,
+            due_ms: now_ms,
+            failures: 0,
+            read: None,
+            is_private: false,
+            problem: None,
+        }
+    }
+
+    /// Whether somebody has tried to read it and knows what it is.
+    fn is_told_apart(&self) -> bool {
+        self.read.is_some() || self.is_private
+    }
+
+    /// What it says, and since when; of what cannot be read, that it may forbid everything.
+    fn said(self) -> Option<(Policies, u64)> {
+        if self.is_private { Some((Policies::declared("default-src 'none'"), self.visited_ms)) } else { self.read }
     }
 
     pub(super) fn policies(&self, now_ms: u64, max_age_ms: u64) -> Option<&Policies> {
@@ -188,7 +220,7 @@ mod tests {
         assert_eq!(pages.known.len(), 1 + MAX_VISITED);
         assert!(pages.known.iter().any(|known| known.listed));
         fail(&mut pages, "/100", StatusCode::BAD_GATEWAY, 1000);
-        fail(&mut pages, "/101", StatusCode::UNAUTHORIZED, 1000);
+        fail(&mut pages, "/101", StatusCode::NOT_FOUND, 1000);
         let has = |path: &str| pages.known.iter().any(|known| known.path == path);
         assert!(has("/100") && !has("/101"));
     }
@@ -202,6 +234,46 @@ mod tests {
         }
         pages.visited("/reset/secret", 10);
         assert_eq!(pages.due(1000).as_deref(), Some("/reset/secret"));
+    }
+
+    #[test]
+    fn nothing_is_known_while_visitors_see_a_page_that_strangers_cannot_read_and_that_is_not_listed() {
+        let mut pages = listed(&["/"]);
+        read(&mut pages, "/", "font-src 'self'", 0);
+        pages.visited("/account", 5);
+        assert!(pages.policies(5, AGE).is_some(), "it may be like the others");
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            fail(&mut pages, "/account", status, 10);
+            assert_eq!(pages.policies(10, AGE), None, "{status}");
+            assert!(pages.known.iter().any(|known| known.path == "/account" && known.problem.is_some()));
+        }
+        read(&mut pages, "/", "font-src 'self'", AGE);
+        assert_eq!(pages.policies(AGE + 5, AGE), None);
+        assert!(pages.policies(AGE + 6, AGE).is_some(), "nobody has been there for long");
+        read(&mut pages, "/account", "", AGE + 7);
+        pages.visited("/account", AGE + 8);
+        assert!(pages.policies(AGE + 8, AGE).is_some(), "it has been opened to everybody");
+
+        let mut declared = listed(&["/", "/account"]);
+        read(&mut declared, "/", "font-src 'self'", 0);
+        declared.visited("/account", 5);
+        fail(&mut declared, "/account", StatusCode::FORBIDDEN, 10);
+        assert!(declared.policies(10, AGE).is_some(), "the operator knows of it");
+    }
+
+    #[test]
+    fn opening_many_pages_does_not_hide_that_one_cannot_be_read() {
+        let mut pages = listed(&["/"]);
+        read(&mut pages, "/", "", 0);
+        pages.visited("/account", 0);
+        fail(&mut pages, "/account", StatusCode::FORBIDDEN, 0);
+        for number in 0..4 * MAX_VISITED as u64 {
+            let path = format!("/read/{number}");
+            pages.visited(&path, 1000 + number);
+            read(&mut pages, &path, "", 1000 + number);
+        }
+        assert!(!pages.known.iter().any(|known| known.path == "/account"));
+        assert_eq!(pages.policies(2000, AGE), Some(Policies::declared("default-src 'none'")));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl PolicyWatch {
         Self { site, csp: settings.csp.clone(), connector, membership, board, time_scale, pages }
     }
 
-    /// Takes in paths that browsers navigated to; what is no page turns out when it is read.
+    /// Takes in paths that browsers were shown; what is no page turns out when it is read.
     pub fn visited(&self, paths: &[String]) {
         if self.csp != Csp::Read {
             return;
@@ -103,7 +103,7 @@ impl PolicyWatch {
             if let Some(path) = due {
                 let read = tokio::select! {
                     () = cancel.cancelled() => return,
-                    read = self.read(&path) => read,
+                    read = self.read(&path, self.pages().is_listed(&path)) => read,
                 };
                 self.pages().take(&path, read, monotonic_ms(), |period| self.scaled(period).as_millis() as u64);
             }
@@ -143,7 +143,7 @@ impl PolicyWatch {
         }
     }
 
-    async fn read(&self, path: &str) -> Result<Policies, PageError> {
+    async fn read(&self, path: &str, is_listed: bool) -> Result<Policies, PageError> {
         let url = Url::parse(&format!("https://{}{path}", self.site))
             .map_err(|_| PageError::Elsewhere("no URL".to_owned()))?;
         let headers = HeaderMap::from_iter([
@@ -151,6 +151,10 @@ impl PolicyWatch {
             (USER_AGENT, HeaderValue::from_static(READER)),
         ]);
         let page = page::get(&self.connector, url, &headers, false).await?;
+        // Visitors were not led on, or the path would not be known: what strangers are led to is another page.
+        if !is_listed && page.url.path() != path {
+            return Err(PageError::Elsewhere(page.url.into()));
+        }
         Ok(Policies::of_page(&page.headers, &page.html))
     }
 

@@ -76,6 +76,19 @@ pub struct Changes {
     pub ops: Vec<Op>,
 }
 
+/// Where an object can be had.
+#[derive(Debug, PartialEq)]
+pub struct Whereabouts {
+    /// Digest of the present version.
+    pub sha256: Sha256,
+    /// Its bytes.
+    pub size: u64,
+    /// Its class.
+    pub class: Class,
+    /// The holders that the filter is told of.
+    pub holders: Vec<HolderRow>,
+}
+
 /// Sizes of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TableSize {
@@ -191,12 +204,14 @@ impl Board {
         }
     }
 
-    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects.
+    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, or another one has its name, which leaves it out of redirects.
     pub fn set_peer(&self, domain: &str, authority: &str, exposure: Exposure) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let at = inner.number(domain).map_or(inner.peers.len(), usize::from);
-        if at >= MAX_HOLDERS {
+        // A name belongs to whoever had it first: another peer that claims it would be audited by what that one serves.
+        let is_taken = inner.peers.iter().any(|peer| peer.domain != domain && peer.row.authority == authority);
+        if at >= MAX_HOLDERS || is_taken {
             return false;
         }
         // What a policy says about one name says nothing about another.
@@ -275,6 +290,21 @@ impl Board {
         inner.number(domain).zip(object).is_some_and(|(peer, object)| object.holders.contains(&peer))
     }
 
+    /// Where an object can be had that is fresh at `now_s`, in seconds since the Unix epoch.
+    pub fn whereabouts(&self, path: &str, now_s: u64) -> Option<Whereabouts> {
+        let inner = self.inner();
+        let object = inner.objects.get(path).filter(|object| u64::from(object.row.fresh_until_s) > now_s)?;
+        let holder = |id: u16| Some(inner.peers.get(usize::from(id))?.row.clone());
+        let holders = pick(object).into_iter().filter_map(holder).collect();
+        let ObjectRow { sha256, size, class, .. } = object.row;
+        Some(Whereabouts { sha256, size, class, holders })
+    }
+
+    /// Domain of the peer that serves replicas under this authority.
+    pub fn domain_at(&self, authority: &str) -> Option<String> {
+        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.domain.clone())
+    }
+
     /// Domains of all peers that hold the object.
     pub fn holders_of(&self, path: &str) -> Vec<String> {
         let inner = self.inner();
@@ -297,6 +327,28 @@ impl Board {
         let path = inner.paths.get(&key)?;
         let object = inner.objects.get(path)?;
         Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
+    }
+
+    /// An object's row and the numbers of the holders that the filter is told of; `None` if it is not described.
+    pub fn described(&self, path: &str) -> Option<(ObjectRow, Vec<u16>)> {
+        self.inner().objects.get(path).map(|object| (object.row, pick(object)))
+    }
+
+    /// Shows every object that anybody holds, in any order; nothing else happens meanwhile.
+    pub fn each(&self, mut show: impl FnMut(&str, &ObjectRow, &[u16])) {
+        for (path, object) in self.inner().objects.iter().filter(|(_, object)| !object.holders.is_empty()) {
+            show(path, &object.row, &pick(object));
+        }
+    }
+
+    /// Every peer that was described.
+    pub fn holders(&self) -> Vec<HolderRow> {
+        self.inner().peers.iter().map(|peer| peer.row.clone()).collect()
+    }
+
+    /// The number of the peer with this replica name.
+    pub fn number_of_authority(&self, authority: &str) -> Option<u16> {
+        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.row.id)
     }
 
     /// Number of objects that a peer holds.

@@ -267,3 +267,22 @@ fn what_is_blocked_at_a_name_stays_blocked_until_something_else_is_said() {
     board.set_blocked("b.test", "r.b.test", image);
     assert_eq!(blocked(&mut vm), font, "what was worked out for the old name is of no use");
 }
+
+#[test]
+fn an_object_can_be_had_where_the_filter_would_send_for_it() {
+    let board = board();
+    board.set_peer("b.test", "r.b.test", exposure(500, 9));
+    board.set_peer("c.test", "r.c.test", exposure(0, 9));
+    assert_eq!(board.whereabouts("/x.png", 0), None);
+    board.put_object(&record("/x.png", 1), Class::Image, None, 100);
+    for domain in ["b.test", "c.test"] {
+        board.set_holder("/x.png", &Sha256([1; 32]), domain, true);
+    }
+    let there = board.whereabouts("/x.png", 99).expect("a fresh object");
+    assert_eq!((there.sha256, there.size, there.class), (Sha256([1; 32]), 1, Class::Image));
+    let holders: Vec<_> = there.holders.iter().map(|holder| (&*holder.authority, holder.weight)).collect();
+    assert_eq!(holders, [("r.b.test", 500), ("r.c.test", 0)]);
+    assert_eq!(board.whereabouts("/x.png", 100), None, "not fresh any more");
+    assert_eq!(board.domain_at("r.c.test").as_deref(), Some("c.test"));
+    assert_eq!(board.domain_at("c.test"), None);
+}

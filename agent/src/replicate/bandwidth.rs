@@ -31,6 +31,11 @@ impl Bandwidth {
         self.granted_kib.store(kib, Ordering::Relaxed);
     }
 
+    /// Bytes per second that are granted now.
+    pub fn granted_bytes_per_s(&self) -> u64 {
+        u64::from(self.granted_kib.load(Ordering::Relaxed)) * 1024
+    }
+
     /// Waits until `bytes` may pass.
     pub async fn take(&self, bytes: usize) {
         // As long as less than everything is granted, each KiB counts for more.

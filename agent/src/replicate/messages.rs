@@ -162,8 +162,9 @@ pub struct LeaseGrant {
 }
 
 /// A host's signed word that it has verified and committed an object.
+///
+/// Unknown fields are ignored so that a later release may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Acknowledgement {
     /// Digest of the acknowledged record's signed payload.
     pub record: Sha256,
@@ -280,6 +281,25 @@ mod tests {
             ]
         );
         assert_eq!(answer.lease, LeaseGrant { bytes_per_s: 5, valid_s: 30 });
+    }
+
+    #[test]
+    fn what_a_later_release_adds_to_a_signed_statement_is_passed_over() {
+        let acknowledgement = Acknowledgement {
+            record: Sha256([1; 32]),
+            origin: "a.test".into(),
+            path: "/x".into(),
+            sha256: Sha256([2; 32]),
+            sequence: 3,
+            host: "b.test".into(),
+        };
+        let signed = sign(&testing::node_key(), &acknowledgement).unwrap();
+        let mut later = serde_json::to_value(&signed).unwrap();
+        later["countersigned"] = serde_json::json!(["x"]);
+        assert_eq!(read::<Signed>(later).open::<Acknowledgement>().unwrap(), acknowledgement);
+        let mut later = serde_json::to_value(&acknowledgement).unwrap();
+        later["until_s"] = 7.into();
+        assert_eq!(read::<Acknowledgement>(later), acknowledgement);
     }
 
     #[test]

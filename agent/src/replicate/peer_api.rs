@@ -17,6 +17,8 @@ use super::messages::{
 use super::origin::share::Sharer;
 use super::upload::{UploadError, Uploads};
 use crate::clock::monotonic_ms;
+use crate::gossip::Gossip;
+use crate::gossip::exchange::GOSSIP_PATH;
 use crate::http_server::{Body, json, read_body};
 use crate::identity::hello::HELLO_PATH;
 use crate::identity::{Introducer, Membership, Peer, PeerIdentity, Refusal};
@@ -41,6 +43,8 @@ pub struct PeerApi {
     pub leases: Arc<Leases>,
     /// Bytes for peers.
     pub uploads: Arc<Uploads>,
+    /// What others say about others.
+    pub gossip: Arc<Gossip>,
     /// Messages that are read at the same time.
     pub bodies: Semaphore,
 }
@@ -74,9 +78,13 @@ impl PeerApi {
         if (&method, path.as_str()) == (&Method::POST, HELLO_PATH) {
             return self.introducer.hello_route(identity, request).await;
         }
-        let Some(peer) = self.membership.by_key(&identity.key) else {
-            return Fault::Stranger.answer();
-        };
+        let peer = self.membership.by_key(&identity.key);
+        if (&method, path.as_str()) == (&Method::POST, GOSSIP_PATH)
+            && (peer.is_some() || self.gossip.knows(&identity.key))
+        {
+            return self.gossip.answer(&identity.key, request).await;
+        }
+        let Some(peer) = peer else { return Fault::Stranger.answer() };
         let answer = match (method, path.as_str()) {
             (Method::POST, OFFERS_PATH) => self.offered(&peer, request).await,
             (Method::POST, ACKNOWLEDGEMENTS_PATH) => self.acknowledged(&peer, request).await,

@@ -178,11 +178,12 @@ impl Uploads {
             let object = catalogue.find_digest(digest)?;
             Some(Holding::Own(catalogue.clone(), object))
         });
-        let is_carried = |replica: &Arc<Replica>| {
+        // The same bytes may be carried for one origin and denied of another.
+        let is_carried = |replica: &Replica| {
             let record = &replica.record;
             self.terms.serves(&record.origin, &record.path, &record.sha256)
         };
-        own.or_else(|| self.store.find_digest(digest).filter(is_carried).map(Holding::Replica))
+        own.or_else(|| self.store.find_digest(digest, is_carried).map(Holding::Replica))
     }
 
     /// Replicas are verified before the first byte; own objects have just been opened in the state in which they were hashed.
@@ -275,7 +276,68 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::identity::testing;
+    use crate::replicate::host::admit;
+    use crate::replicate::origin::rank::Policy;
+    use crate::store::tests::location;
+
+    #[tokio::test]
+    async fn what_visitors_take_and_copies_lack_reaches_the_uplink_within_seconds() {
+        const MIB: u64 = 1 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
+        let terms = Arc::new(Terms::open(testing::database(), admit::tests::host(), testing::book(), 0, 0).unwrap());
+        let share = Share {
+            classes: vec![],
+            min_object_bytes: 0,
+            max_objects: 0,
+            max_object_bytes: 0,
+            upload_bytes_per_s: 8 * MIB,
+            upload_per_peer_bytes_per_s: 8 * MIB,
+            uplink_bytes_per_s: Some(8 * MIB),
+            code_paths: vec![],
+            exclude: vec![],
+            heuristic: false,
+            unchecked: false,
+            cache_bytes: 0,
+            learn_bytes_per_s: 0,
+            replicas: 1,
+            keep: Duration::ZERO,
+            policy: Policy::default(),
+        };
+        let uploads = Arc::new(Uploads::new(None, store, terms, mpsc::channel(1).0, Arc::default(), &share));
+        let (load, lacks, cancel) =
+            (Arc::<Mutex<LoadMeter>>::default(), Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let lacks_replicas = {
+            let lacks = lacks.clone();
+            move || lacks.load(Ordering::Relaxed)
+        };
+        let dividing = tokio::spawn(uploads.clone().divide_uplink(load.clone(), lacks_replicas, cancel.clone()));
+        let comes_to = async |mib: u64| {
+            let granted = || uploads.bandwidth.total.granted_bytes_per_s() / MIB;
+            let wait = async {
+                while granted() != mib {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let came = tokio::time::timeout(Duration::from_secs(20), wait).await;
+            came.unwrap_or_else(|_| panic!("{} MiB/s instead of {mib}", granted()));
+        };
+        comes_to(8).await;
+        // So long that the average is what was sent.
+        load.lock().unwrap().observe_sent(100 * 6 * MIB, 100.0);
+        comes_to(2).await;
+        lacks.store(true, Ordering::Relaxed);
+        comes_to(4).await;
+        lacks.store(false, Ordering::Relaxed);
+        load.lock().unwrap().observe_sent(0, 100.0);
+        comes_to(8).await;
+        cancel.cancel();
+        dividing.await.unwrap();
+    }
 
     #[test]
     fn one_peer_never_takes_every_slot_and_each_is_given_back() {

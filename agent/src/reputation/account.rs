@@ -109,6 +109,8 @@ pub enum Event {
         /// What was seen.
         because: String,
     },
+    /// A suspension has ended early.
+    Resumed,
     /// A proof that anybody can check convicts it.
     Convicted {
         /// Of what.
@@ -132,7 +134,7 @@ struct Suspicion {
     by_hearsay: bool,
 }
 
-/// What is known first-hand of one peer. What is known of its bytes stays with its registrable domain, in [`Integrity`].
+/// What is known first-hand of one peer. What is known of its bytes stays with its registrable domain, in [`super::Marks`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     /// How it came to be a peer.
@@ -149,8 +151,6 @@ pub struct Account {
     pub reliability: Reliability,
     /// Bytes per second that audits got, averaged; 0 for not measured yet.
     pub measured_bytes_per_s: f64,
-    /// The operator's word.
-    pub banned: bool,
     /// Until when visitors' evidence suspends redirects.
     pub suspended_until_ms: u64,
     /// When it was audited last.
@@ -172,7 +172,6 @@ impl Account {
             first_audits: if membership == Membership::Invited { formulas.first_audits } else { 0 },
             reliability: Reliability::default(),
             measured_bytes_per_s: 0.0,
-            banned: false,
             suspended_until_ms: 0,
             audited_ms: now_ms,
             suspensions: 0,
@@ -184,7 +183,7 @@ impl Account {
         account
     }
 
-    /// Takes in one audit; the peer's bytes are for [`Integrity`] to judge.
+    /// Takes in one audit; the peer's bytes are for [`super::Marks`].
     pub fn audited(&mut self, verdict: Verdict, path: &str, formulas: &Formulas, now_ms: u64) {
         if let Some(count) = self.audits.get_mut(verdict as usize) {
             *count = count.saturating_add(1);
@@ -232,18 +231,16 @@ impl Account {
         true
     }
 
-    /// Lets redirects rest for visitors' sake; returns until when.
-    pub fn suspend(&mut self, because: &str, formulas: &Formulas, now_ms: u64) -> u64 {
+    /// Lets redirects rest for visitors' sake.
+    pub fn suspend(&mut self, because: &str, formulas: &Formulas, now_ms: u64) {
         self.suspensions = self.suspensions.saturating_add(1);
         self.suspended_until_ms = now_ms.saturating_add(formulas.suspension(self.suspensions));
         let event = Event::Suspended { until_ms: self.suspended_until_ms, because: shorten(because) };
         self.note(event, now_ms);
-        self.suspended_until_ms
     }
 
     /// The operator forgives everything that was held against it.
     pub fn forgive(&mut self, now_ms: u64) {
-        self.banned = false;
         (self.suspended_until_ms, self.suspensions, self.suspicion) = (0, 0, None);
         self.reliability = Reliability::default();
         self.note(Event::Forgiven, now_ms);

@@ -18,8 +18,10 @@ pub struct Formulas {
     /// Sum of log-likelihood ratios at which a peer is isolated: 6.0 is passed by the third wrong audit with few good ones between.
     pub isolate_at: f64,
     /// First isolation; each further one is twice as long.
+    #[serde(rename = "isolation", with = "period")]
     pub isolation_ms: u64,
     /// How long a strike counts.
+    #[serde(rename = "strike", with = "period")]
     pub strike_ms: u64,
     /// Clean audits after the first strike before redirects resume.
     pub clean_after_strike: u32,
@@ -28,6 +30,7 @@ pub struct Formulas {
     /// How much more often a peer is audited that has a strike to make good.
     pub strike_audits: f64,
     /// Half-lives of the two memories of reliability: what was lately, and what has been all along.
+    #[serde(rename = "half_lives", with = "periods")]
     pub half_lives_ms: [u64; 2],
     /// Quantile of the Beta distribution that stands for what can be relied upon.
     pub quantile: f64,
@@ -38,6 +41,7 @@ pub struct Formulas {
     /// Clean audits that a newcomer of an open membership needs.
     pub probation_clean: u32,
     /// How long it is a newcomer at least.
+    #[serde(rename = "probation", with = "period")]
     pub probation_ms: u64,
     /// Clean audits until its weight is no longer lowered for being new.
     pub ramp_clean: u32,
@@ -61,22 +65,28 @@ pub struct Formulas {
     /// What is left of the weight of a peer that credible others speak ill of.
     pub suspicion_exposure: f64,
     /// How long hearsay lowers a weight at most.
+    #[serde(rename = "suspicion", with = "period")]
     pub suspicion_ms: u64,
     /// How long a peer that own audits have cleared cannot be suspected by hearsay again.
+    #[serde(rename = "immunity", with = "period")]
     pub immunity_ms: u64,
     /// How long redirects rest once visitors fail where audits do not; each further time is twice as long.
+    #[serde(rename = "suspension", with = "period")]
     pub suspension_ms: u64,
     /// Bytes of audits over bytes redirected, in the steady state,
     pub budget: f64,
     /// and while most peers are still unknown,
     pub early_budget: f64,
     /// which is so long after the first redirect.
+    #[serde(rename = "early", with = "period")]
     pub early_ms: u64,
     /// Share of audits that choose among all objects alike, whatever they are asked for.
     pub uniform_share: f64,
     /// A version that was replaced may be served for so long.
+    #[serde(rename = "grace", with = "period")]
     pub grace_ms: u64,
     /// Length of a day for the rates that are per day.
+    #[serde(rename = "day", with = "period")]
     pub day_ms: u64,
 }
 
@@ -121,7 +131,8 @@ impl Default for Formulas {
 }
 
 impl Formulas {
-    /// The same with every period multiplied by `time_scale`; no period falls below a millisecond.
+    /// The same with every period multiplied by `time_scale` but `grace_ms`, which goes by connections that no lab scales; none falls below
+    /// a millisecond.
     pub fn scaled(mut self, time_scale: f64) -> Self {
         let [short, long] = &mut self.half_lives_ms;
         for period in [
@@ -212,6 +223,48 @@ impl Formulas {
     }
 }
 
+/// Periods are written as people write them, as in "7d".
+mod period {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(Duration::from_millis(*ms)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        parse(&String::deserialize(deserializer)?)
+    }
+
+    pub(super) fn parse<E: Error>(text: &str) -> Result<u64, E> {
+        let period = humantime::parse_duration(text);
+        let period = period.map_err(|_| E::custom("must be a duration, as in \"7d\" or \"1h 30m\""))?;
+        u64::try_from(period.as_millis()).map_err(|_| E::custom("is too long"))
+    }
+}
+
+mod periods {
+    use std::time::Duration;
+
+    use serde::ser::SerializeTuple;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(ms: &[u64; 2], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut tuple = serializer.serialize_tuple(2)?;
+        for ms in ms {
+            tuple.serialize_element(&humantime::format_duration(Duration::from_millis(*ms)).to_string())?;
+        }
+        tuple.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u64; 2], D::Error> {
+        let [short, long] = <[String; 2]>::deserialize(deserializer)?;
+        Ok([super::period::parse(&short)?, super::period::parse(&long)?])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +292,17 @@ mod tests {
         assert_eq!((day.isolation_ms, day.half_lives_ms, day.day_ms), (604_800, [86_400, 1_209_600], 86_400));
         assert_eq!(day.floor_per_day, 8.0);
         assert!(Formulas::default().scaled(0.0).half_lives_ms[0] > 0);
+    }
+
+    #[test]
+    fn constants_can_be_written_and_read() {
+        let written = serde_json::to_value(Formulas::default()).unwrap();
+        assert_eq!((&written["isolation"], &written["half_lives"][1]), (&"7days".into(), &"14days".into()));
+        assert_eq!(serde_json::from_value::<Formulas>(written).unwrap(), Formulas::default());
+        let some: Formulas = serde_json::from_str(r#"{"isolation": "2d", "budget": 0.05}"#).unwrap();
+        assert_eq!((some.isolation_ms, some.budget, some.quantile), (2 * DAY_MS, 0.05, 0.05));
+        assert!(serde_json::from_str::<Formulas>(r#"{"isolation": "soon"}"#).is_err());
+        assert!(serde_json::from_str::<Formulas>(r#"{"isolatoin": "2d"}"#).is_err());
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Integrity {
         self.cusum = (self.cusum + formulas.good_step()).max(0.0);
     }
 
+    /// Clean audits that are owed, as long as any strike counts: who gets no redirects gets few audits to pay with.
+    pub fn owes(&self, formulas: &Formulas, now_ms: u64) -> u32 {
+        if self.is_marked(formulas, now_ms) { self.owed } else { 0 }
+    }
+
     /// Whether any strike still counts.
     pub fn is_marked(&self, formulas: &Formulas, now_ms: u64) -> bool {
         self.strikes.iter().any(|at| now_ms.saturating_sub(*at) < formulas.strike_ms)

@@ -1,12 +1,15 @@
 //! Whom to trust with visitors: first-hand evidence about every peer, and the weight that follows from it.
 //!
-//! Pure: time comes as an argument, in milliseconds since the Unix epoch, and nothing here does I/O, so the simulator runs this very
+//! Time comes as an argument, in milliseconds since the Unix epoch, and the judgements are pure, so the simulator runs this very
 //! code. [`formulas`] has the constants. [`integrity`] and [`reliability`] are two separate judgements; an [`account`] joins them with
-//! what else is known of one peer; [`Reputation`] has all accounts. A third party's word never isolates: hearsay raises audits and at most
+//! what else is known of one peer; [`Reputation`] has all accounts, and only the [`book`] that keeps them and the [`hearing`] that
+//! joins them with gossip do I/O. A third party's word never isolates: hearsay raises audits and at most
 //! halves a weight for a while.
 
 pub mod account;
+pub mod book;
 pub mod formulas;
+pub mod hearing;
 pub mod integrity;
 pub mod reliability;
 #[cfg(test)]
@@ -32,6 +35,9 @@ pub struct Marks {
     pub integrity: Integrity,
     /// Of what a proof convicts it.
     pub convicted: Option<String>,
+    /// The operator's word.
+    #[serde(default)]
+    pub banned: bool,
 }
 
 /// All that is known first-hand of all peers.
@@ -184,7 +190,8 @@ impl Reputation {
                 }
             }
             Verdict::WrongBytes => {
-                let integrity = &mut self.marks.entry(registrable(domain).to_owned()).or_default().integrity;
+                let Some(marks) = marks_of(&mut self.marks, domain) else { return };
+                let integrity = &mut marks.integrity;
                 let isolates = integrity.wrong(&self.formulas, now_ms);
                 let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
                 account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
@@ -206,7 +213,7 @@ impl Reputation {
 
     /// A proof that anybody can check convicts a peer, and whatever else is below its registrable domain.
     pub fn convicted(&mut self, domain: &str, because: &str, now_ms: u64) {
-        let marks = self.marks.entry(registrable(domain).to_owned()).or_default();
+        let Some(marks) = marks_of(&mut self.marks, domain) else { return };
         if marks.convicted.is_none() {
             marks.convicted = Some(because.chars().take(256).collect());
             self.note(domain, Event::Convicted { because: because.chars().take(256).collect() }, now_ms);
@@ -218,6 +225,16 @@ impl Reputation {
         let Some(account) = self.accounts.get_mut(domain) else { return };
         if now_ms >= account.suspended_until_ms {
             account.suspend(because, &self.formulas, now_ms);
+            self.changed.insert(domain.to_owned());
+        }
+    }
+
+    /// A suspension ends early: others have more against them, and there is a bound on how many are suspended.
+    pub fn resumed(&mut self, domain: &str, now_ms: u64) {
+        let Some(account) = self.accounts.get_mut(domain) else { return };
+        if now_ms < account.suspended_until_ms {
+            account.suspended_until_ms = now_ms;
+            account.note(Event::Resumed, now_ms);
             self.changed.insert(domain.to_owned());
         }
     }
@@ -236,8 +253,12 @@ impl Reputation {
 
     /// The operator bans; false if nothing is known of the domain.
     pub fn ban(&mut self, domain: &str, now_ms: u64) -> bool {
-        let Some(account) = self.accounts.get_mut(domain) else { return false };
-        account.banned = true;
+        if !self.accounts.contains_key(domain) {
+            return false;
+        }
+        if let Some(marks) = marks_of(&mut self.marks, domain) {
+            marks.banned = true;
+        }
         self.note(domain, Event::Banned, now_ms);
         true
     }
@@ -245,7 +266,8 @@ impl Reputation {
     /// What follows for redirects to a peer that `needed_bytes_per_s` are to be sent to; nothing gets redirects that is not known.
     pub fn standing(&self, domain: &str, needed_bytes_per_s: f64, now_ms: u64) -> Standing {
         let Some(account) = self.accounts.get(domain) else {
-            return Standing { weight: 0.0, newcomer: true, state: State::Newcomer };
+            let state = self.marked(domain, now_ms).unwrap_or(State::Newcomer);
+            return Standing { weight: 0.0, newcomer: true, state };
         };
         let state = self.state(domain, account, now_ms);
         let newcomer = account.is_newcomer(&self.formulas, now_ms);
@@ -344,28 +366,37 @@ impl Reputation {
         self.accounts.keys()
     }
 
+    /// Has these domains count as changed.
+    pub fn touch(&mut self, domains: impl Iterator<Item = String>) {
+        self.changed.extend(domains);
+    }
+
     /// Domains whose account or marks changed since this was last asked.
     pub fn take_changed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.changed)
     }
 
     fn state(&self, domain: &str, account: &Account, now_ms: u64) -> State {
-        let none = Marks::default();
-        let marks = self.marks.get(registrable(domain)).unwrap_or(&none);
-        if account.banned {
-            State::Banned
+        match self.marked(domain, now_ms) {
+            Some(state) => state,
+            None if now_ms < account.suspended_until_ms => State::Suspended { until_ms: account.suspended_until_ms },
+            None if account.is_newcomer(&self.formulas, now_ms) => State::Newcomer,
+            None => State::Trusted,
+        }
+    }
+
+    /// What is held against the registrable domain, if anything.
+    fn marked(&self, domain: &str, now_ms: u64) -> Option<State> {
+        let marks = self.marks.get(registrable(domain))?;
+        let (integrity, owed) = (&marks.integrity, marks.integrity.owes(&self.formulas, now_ms));
+        if marks.banned {
+            Some(State::Banned)
         } else if marks.convicted.is_some() {
-            State::Convicted
-        } else if marks.integrity.is_isolated(now_ms) {
-            State::Isolated { until_ms: marks.integrity.isolated_until_ms }
-        } else if marks.integrity.owed > 0 {
-            State::Struck { owed: marks.integrity.owed }
-        } else if now_ms < account.suspended_until_ms {
-            State::Suspended { until_ms: account.suspended_until_ms }
-        } else if account.is_newcomer(&self.formulas, now_ms) {
-            State::Newcomer
+            Some(State::Convicted)
+        } else if integrity.is_isolated(now_ms) {
+            Some(State::Isolated { until_ms: integrity.isolated_until_ms })
         } else {
-            State::Trusted
+            (owed > 0).then_some(State::Struck { owed })
         }
     }
 
@@ -394,14 +425,27 @@ impl Reputation {
     }
 
     fn make_room(&mut self) -> bool {
-        let is_blameless =
-            |(domain, account): &(&String, &Account)| !account.banned && !self.marks.contains_key(registrable(domain));
+        let is_blameless = |(domain, _): &(&String, &Account)| !self.marks.contains_key(registrable(domain));
         let oldest = self.accounts.iter().filter(is_blameless).min_by_key(|(_, account)| account.audited_ms);
         let Some(domain) = oldest.map(|(domain, _)| domain.clone()) else { return false };
         self.accounts.remove(&domain);
         self.changed.insert(domain);
         true
     }
+}
+
+/// The marks of a domain, new ones if there are none. Where as many domains are marked as there can be accounts, one goes that owes nothing;
+/// none if there is no such one.
+fn marks_of<'a>(marks: &'a mut BTreeMap<String, Marks>, domain: &str) -> Option<&'a mut Marks> {
+    let domain = registrable(domain);
+    if !marks.contains_key(domain) && marks.len() >= MAX_ACCOUNTS {
+        let owes_nothing = |marks: &Marks| {
+            !marks.banned && marks.convicted.is_none() && marks.integrity.isolations == 0 && marks.integrity.owed == 0
+        };
+        let settled = marks.iter().find(|(_, marks)| owes_nothing(marks)).map(|(domain, _)| domain.clone())?;
+        marks.remove(&settled);
+    }
+    Some(marks.entry(domain.to_owned()).or_default())
 }
 
 /// The share of what is needed that a peer was seen to deliver; 1 as long as that is not known.

@@ -121,6 +121,8 @@ fn visitors_evidence_rests_redirects_for_longer_each_time() {
     assert_eq!(state(&reputation, "b.example", 3), State::Suspended { until_ms: 1 + 30 * DAY_MS });
     reputation.suspended("b.example", "three networks", 31 * DAY_MS);
     assert_eq!(state(&reputation, "b.example", 32 * DAY_MS), State::Suspended { until_ms: 91 * DAY_MS });
+    reputation.resumed("b.example", 33 * DAY_MS);
+    assert_eq!(state(&reputation, "b.example", 33 * DAY_MS), State::Trusted);
 }
 
 #[test]

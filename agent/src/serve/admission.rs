@@ -1,6 +1,7 @@
 //! Which requests a replica is for at all, by what their browsers say of them (Fetch Metadata Request Headers).
 
 use http::{HeaderMap, HeaderName};
+use p2pcdn_core::object::Class;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,13 @@ pub(super) fn use_of(headers: &HeaderMap) -> Use {
     } else {
         Use::Part
     }
+}
+
+/// Whether an object of this class is served to whoever asks so. Scripts are redirected in mode `cors` only, where the browser holds back what
+/// the page's origin was not allowed to read; in any other mode a page of this very host could run one as its own, and so could
+/// `importScripts`. Tools say nothing of a mode. Styles are redirected without CORS, too, where their origin's operator says so.
+pub(super) fn is_served(headers: &HeaderMap, class: Option<Class>) -> bool {
+    class != Some(Class::Script) || headers.get(SEC_FETCH_MODE).is_none_or(|mode| mode == "cors")
 }
 
 /// The `Content-Disposition` of a download: the name that the path ends with, with nothing in it that could mislead.
@@ -77,6 +85,19 @@ mod tests {
                 (HeaderName::from_static(name), HeaderValue::from_static(value))
             };
             assert_eq!(use_of(&pairs.iter().map(pair).collect()), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn scripts_are_served_to_those_who_have_to_show_that_they_may_read_them() {
+        let served = |mode: Option<&'static str>, class| {
+            let mode = mode.map(|mode| (SEC_FETCH_MODE, HeaderValue::from_static(mode)));
+            is_served(&mode.into_iter().collect(), class)
+        };
+        assert!(served(Some("cors"), Some(Class::Script)) && served(None, Some(Class::Script)));
+        for mode in ["no-cors", "same-origin", "navigate", "websocket", ""] {
+            assert!(!served(Some(mode), Some(Class::Script)), "{mode}");
+            assert!(served(Some(mode), Some(Class::Style)) && served(Some(mode), Some(Class::Image)), "{mode}");
         }
     }
 

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    X_CONTENT_TYPE_OPTIONS,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use p2pcdn_core::object::ObjectRecord;
@@ -16,6 +16,10 @@ const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=3153600
 /// Even opened as a page, a replica runs nothing and loads nothing.
 const NO_SCRIPT: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// Nobody need learn from where a visitor was sent to this host: what a style loads would be asked for with its replica URL as the
+/// referrer, and after a redirect this is what the browser goes on by (Fetch, section 4.4; Referrer Policy, section 8.2).
+pub(super) const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The status that a plan is answered with.
 pub(super) fn status_of(plan: &Plan) -> StatusCode {
@@ -35,6 +39,7 @@ pub(super) fn describe(headers: &mut HeaderMap, record: &ObjectRecord, plan: &Pl
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, NO_SCRIPT);
+    headers.insert(REFERRER_POLICY, NO_REFERRER);
     insert(headers, ETAG, &record.etag);
     let length = match plan {
         Plan::Full => Some(record.size),

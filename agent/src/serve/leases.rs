@@ -38,6 +38,14 @@ struct Bucket {
     at_ms: u64,
 }
 
+/// What one answer may send: a part of it is drawn in advance, so that answers which begin at the same time know of each other. What of
+/// that is not sent is given back when this is dropped.
+pub struct Draw {
+    leases: Arc<Leases>,
+    origin: String,
+    ahead: u64,
+}
+
 /// Seconds for which a lease holds: three renewals.
 pub const LEASE_VALID_S: u32 = 30;
 /// An origin spreads its redirects with knowledge that is a few ticks old, so a host tolerates this much more than it grants.
@@ -84,9 +92,19 @@ impl Leases {
         inner.share_out(&self.terms, now_ms);
     }
 
-    /// Whether the origin has anything left. Only origins of held replicas are asked about, so their number is bounded.
-    pub fn is_open(&self, origin: &str, now_ms: u64) -> bool {
+    /// Begins to send up to `bytes`, if the origin has anything left. They are drawn at once, as far as they are no more than one second's
+    /// share; the rest as it is sent. Only origins of held replicas are asked about, so their number is bounded.
+    pub fn begin(self: &Arc<Self>, origin: &str, bytes: u64, now_ms: u64) -> Option<Draw> {
         let mut inner = self.inner();
+        if !self.is_open(&mut inner, origin, now_ms) {
+            return None;
+        }
+        let ahead = bytes.min(inner.tenant(origin, now_ms).share);
+        inner.draw(origin, ahead, now_ms);
+        Some(Draw { leases: self.clone(), origin: origin.to_owned(), ahead })
+    }
+
+    fn is_open(&self, inner: &mut Inner, origin: &str, now_ms: u64) -> bool {
         let available = inner.available;
         if !inner.tenants.contains_key(origin) {
             // After a restart visitors may come before their origin renews its lease.
@@ -97,16 +115,6 @@ impl Leases {
         let tenant = inner.tenant(origin, now_ms);
         tenant.visited_ms = Some(now_ms);
         tenant.bucket.refilled(tenant.share, now_ms).is_open() && all_open
-    }
-
-    /// Takes what is being sent.
-    pub fn draw(&self, origin: &str, bytes: u64, now_ms: u64) {
-        let mut inner = self.inner();
-        let available = inner.available;
-        inner.all.refilled(available, now_ms).draw(bytes);
-        let tenant = inner.tenant(origin, now_ms);
-        tenant.sent = tenant.sent.saturating_add(bytes);
-        tenant.bucket.refilled(tenant.share, now_ms).draw(bytes);
     }
 
     /// Bytes sent for each origin since the last call.
@@ -143,6 +151,13 @@ impl Inner {
         })
     }
 
+    fn draw(&mut self, origin: &str, bytes: u64, now_ms: u64) {
+        let available = self.available;
+        self.all.refilled(available, now_ms).draw(bytes);
+        let tenant = self.tenant(origin, now_ms);
+        tenant.bucket.refilled(tenant.share, now_ms).draw(bytes);
+    }
+
     fn share_out(&mut self, terms: &Terms, now_ms: u64) {
         self.tenants.retain(|_, tenant| tenant.until_ms > now_ms || tenant.is_busy(now_ms) || tenant.sent > 0);
         let mut tenants: Vec<(&String, &mut Tenant)> = self.tenants.iter_mut().collect();
@@ -155,6 +170,30 @@ impl Inner {
         let claims: Vec<Claim> = tenants.iter().map(claim).collect();
         for ((_, tenant), share) in tenants.into_iter().zip(shares(self.available, &claims)) {
             tenant.share = share;
+        }
+    }
+}
+
+impl Draw {
+    /// Counts what is being sent.
+    pub fn send(&mut self, bytes: u64, now_ms: u64) {
+        let from_ahead = self.ahead.min(bytes);
+        self.ahead -= from_ahead;
+        let mut inner = self.leases.inner();
+        let tenant = inner.tenant(&self.origin, now_ms);
+        tenant.sent = tenant.sent.saturating_add(bytes);
+        inner.draw(&self.origin, bytes - from_ahead, now_ms);
+    }
+}
+
+impl Drop for Draw {
+    fn drop(&mut self) {
+        if self.ahead > 0 {
+            let mut inner = self.leases.inner();
+            inner.all.lease.give_back(self.ahead);
+            if let Some(tenant) = inner.tenants.get_mut(&self.origin) {
+                tenant.bucket.lease.give_back(self.ahead);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The replica socket: what this site serves for others, and its documents for peers.
+//! The replica socket: what this site serves for others, its documents for peers, and where its visitors' browsers report.
 //!
 //! A replica never acts as part of this site: it has a name of its own, its headers come from a closed list, and whatever cannot be
 //! served exactly as its origin recorded it sends the client back there.
@@ -8,10 +8,11 @@ mod cors;
 mod headers;
 pub mod leases;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION};
+use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -22,14 +23,15 @@ use tokio::sync::mpsc;
 
 use crate::clock::{expiry_now_s, monotonic_ms, now_s};
 use crate::conditional::{Plan, plan};
+use crate::evidence::Evidence;
 use crate::http_server::{Body, empty, json, text};
 use crate::identity::{Membership, OwnRecord};
 use crate::settings::Settings;
 use crate::store::{Content, ReadError, Replica, ReplicaStore};
 use crate::telemetry::Metrics;
-use admission::{Use, attachment, use_of};
+use admission::{Use, attachment, is_served, use_of};
 use cors::share;
-use leases::Leases;
+use leases::{Draw, Leases};
 
 /// Serves replicas.
 pub struct ReplicaServer {
@@ -42,6 +44,7 @@ pub struct ReplicaServer {
     leases: Arc<Leases>,
     doomed: mpsc::Sender<Arc<Replica>>,
     metrics: Arc<Metrics>,
+    evidence: Option<Arc<Evidence>>,
 }
 
 impl ReplicaServer {
@@ -57,7 +60,13 @@ impl ReplicaServer {
     ) -> Self {
         let (domain, replica_name) = (settings.site.domain.clone(), settings.public.replica_name.clone());
         let downloads = settings.host.downloads;
-        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics }
+        Self { domain, replica_name, downloads, own, membership, store, leases, doomed, metrics, evidence: None }
+    }
+
+    /// Takes what visitors' browsers report, too.
+    #[must_use]
+    pub fn with_evidence(self, evidence: Option<Arc<Evidence>>) -> Self {
+        Self { evidence, ..self }
     }
 
     /// Answers one request.
@@ -65,6 +74,9 @@ impl ReplicaServer {
         let authority = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let authority = authority.strip_suffix(":443").unwrap_or(authority);
         if authority.eq_ignore_ascii_case(&self.domain) {
+            if let Some(evidence) = self.evidence.as_ref().filter(|_| Evidence::answers(request.uri().path())) {
+                return evidence.answer(request).await;
+            }
             return match (request.method(), request.uri().path()) {
                 (&Method::GET, PEER_DOCUMENT_PATH) => json(StatusCode::OK, &*self.own.signed(now_s())),
                 (&Method::GET, ROTATION_DOCUMENT_PATH) => json(StatusCode::OK, self.own.rotations()),
@@ -109,13 +121,28 @@ impl ReplicaServer {
         else {
             return self.send_back(&asked, headers);
         };
-        // A HEAD costs nothing, and is how origins find out whether a copy is there.
-        if request.method() == Method::GET && !self.leases.is_open(asked.origin, monotonic_ms()) {
-            self.metrics.over_lease.inc();
-            return self.send_back(&asked, headers);
+        if !is_served(headers, Class::of_content_type(&replica.record.content_type)) {
+            return text(StatusCode::FORBIDDEN, "scripts are for the pages of their origin, with crossorigin\n");
         }
+        let plan = plan(headers, Some(&replica.record.etag), None, replica.record.size);
+        let range = match &plan {
+            Plan::Full => Some(0..replica.record.size),
+            Plan::Partial(range) => Some(range.clone()),
+            Plan::NotModified | Plan::PreconditionFailed | Plan::Unsatisfiable => None,
+        };
+        // What has no body costs nothing, and a HEAD is how origins find out whether a copy is there.
+        let range = range.filter(|_| request.method() == Method::GET);
+        let mut draw = None;
+        if let Some(range) = &range {
+            draw = self.leases.begin(asked.origin, range.end - range.start, monotonic_ms());
+            if draw.is_none() {
+                self.metrics.over_lease.inc();
+                return self.send_back(&asked, headers);
+            }
+        }
+        let body = range.zip(draw);
         match self.store.open_content(&replica.record).await {
-            Ok(content) => self.serve(request, &replica, content).await,
+            Ok(content) => self.serve(request, &replica, content, &plan, body).await,
             Err(ReadError::Store(error)) => {
                 tracing::error!(origin = %asked.origin, path = %asked.path, %error, "reading a replica");
                 self.send_back(&asked, headers)
@@ -129,39 +156,41 @@ impl ReplicaServer {
         }
     }
 
-    async fn serve(&self, request: &Request<Incoming>, replica: &Replica, content: Content) -> Response<Body> {
+    /// `body` is the range to send, and what it may be sent from.
+    async fn serve(
+        &self,
+        request: &Request<Incoming>,
+        replica: &Replica,
+        content: Content,
+        plan: &Plan,
+        body: Option<(Range<u64>, Draw)>,
+    ) -> Response<Body> {
         let record = &replica.record;
-        let plan = plan(request.headers(), Some(&record.etag), None, record.size);
-        let range = match &plan {
-            Plan::Full => Some(0..record.size),
-            Plan::Partial(range) => Some(range.clone()),
-            Plan::NotModified | Plan::PreconditionFailed | Plan::Unsatisfiable => None,
-        };
-        let mut response = match range.filter(|_| *request.method() == Method::GET) {
+        let mut response = match body {
             None => empty(StatusCode::OK),
-            Some(range) => {
-                match content.read(range).await {
-                    Ok(stream) => {
-                        self.metrics.served.inc();
-                        let (leases, metrics, origin) =
-                            (self.leases.clone(), self.metrics.clone(), record.origin.clone());
-                        // Drawn as it is sent: who asks for much and breaks off does not use the lease up for others.
-                        let counted = stream.inspect_ok(move |part| {
-                            leases.draw(&origin, part.len() as u64, monotonic_ms());
-                            metrics.served_bytes.inc_by(part.len() as u64);
-                        });
-                        Response::new(StreamBody::new(counted.map_ok(Frame::data)).boxed_unsync())
-                    }
-                    Err(error) => {
-                        tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");
-                        return empty(StatusCode::INTERNAL_SERVER_ERROR);
-                    }
+            Some((range, mut draw)) => match content.read(range).await {
+                Ok(stream) => {
+                    self.metrics.served.inc();
+                    let metrics = self.metrics.clone();
+                    let counted = stream.inspect_ok(move |part| {
+                        draw.send(part.len() as u64, monotonic_ms());
+                        metrics.served_bytes.inc_by(part.len() as u64);
+                    });
+                    Response::new(StreamBody::new(counted.map_ok(Frame::data)).boxed_unsync())
                 }
-            }
+                Err(error) => {
+                    tracing::error!(origin = %record.origin, path = %record.path, %error, "reading a replica");
+                    return empty(StatusCode::INTERNAL_SERVER_ERROR);
+                }
+            },
         };
-        *response.status_mut() = headers::status_of(&plan);
-        headers::describe(response.headers_mut(), record, &plan);
+        *response.status_mut() = headers::status_of(plan);
+        headers::describe(response.headers_mut(), record, plan);
         share(response.headers_mut(), request.headers(), &record.origin, record.sharing);
+        if Class::of_content_type(&record.content_type) == Some(Class::Script) {
+            // Whoever asks in another mode gets another answer.
+            response.headers_mut().insert(VARY, HeaderValue::from_static("origin, sec-fetch-mode"));
+        }
         if use_of(request.headers()) == Use::Window
             && let Ok(disposition) = HeaderValue::try_from(attachment(&record.path))
         {
@@ -181,6 +210,7 @@ impl ReplicaServer {
         if let Ok(location) = HeaderValue::try_from(url) {
             response.headers_mut().insert(LOCATION, location);
         }
+        response.headers_mut().insert(REFERRER_POLICY, headers::NO_REFERRER);
         // It says nothing that was not asked with, so anybody may follow it; the origin then decides who may read.
         share(response.headers_mut(), request, asked.origin, Sharing::Anyone);
         response

@@ -71,6 +71,12 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A whole table that knows its own fields, if it is there.
+    pub(super) fn table<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.tables.insert(key);
+        self.optional(key)
+    }
+
     /// The value, or `default` if the key is not there.
     pub(super) fn or<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)
@@ -143,6 +149,16 @@ impl<'a> Keys<'a> {
             }
         }
         values
+    }
+
+    /// A table whose keys are read, and checked, by somebody else; empty if it is not there.
+    pub(super) fn section(&mut self, key: &'static str) -> serde_json::Map<String, serde_json::Value> {
+        self.tables.insert(key);
+        let Ok(value) = self.figment.find_value(key) else { return serde_json::Map::new() };
+        value.deserialize().unwrap_or_else(|_| {
+            self.reject(key, "must be a table");
+            serde_json::Map::new()
+        })
     }
 
     pub(super) fn reject(&mut self, key: &str, problem: &str) {

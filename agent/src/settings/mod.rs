@@ -1,7 +1,9 @@
 //! What the operator has decided: from a TOML file, the environment and flags to checked values.
 
+mod decide;
 mod host;
 mod keys;
+mod nginx;
 mod values;
 
 use std::collections::BTreeMap;
@@ -14,17 +16,21 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use p2pcdn_core::object::Class;
 
+use crate::nginx_map::NginxSettings;
 use crate::replicate::host::deny::Denial;
 use crate::replicate::origin::rank::Policy;
+use crate::reputation::book::Mode;
+use crate::reputation::formulas::Formulas;
 use crate::store::Place;
+pub use decide::DecideSettings;
 pub use host::OriginLimits;
 use host::{debt_ratio, denial, origin_limits};
 use keys::Keys;
 pub use keys::{KeyError, SettingsErrors};
 use values::{
     NOWHERE, address, admin_address, authority, bytes, class, contact, csp, duration, endpoint, half, leaf_class,
-    local_address, log_format, membership, object_bytes, page, path_prefix, ranking, rate, replicas, time_scale,
-    uplink,
+    local_address, log_format, membership, object_bytes, page, path_prefix, ranking, rate, replicas, sample,
+    time_scale, trust_mode, uplink,
 };
 
 /// Checked settings; see `agent.example.toml` for each key with its default.
@@ -42,6 +48,8 @@ pub struct Settings {
     pub state_directory: PathBuf,
     /// Where the bytes of replicas are kept.
     pub store: Store,
+    /// How peers are judged.
+    pub trust: Trust,
     /// PEM files of further roots of the TLS chain.
     pub extra_roots: Vec<PathBuf>,
     /// Whether peers may have private addresses, as in a lab.
@@ -54,8 +62,14 @@ pub struct Settings {
     pub host: Host,
     /// What this site asks others to carry.
     pub share: Share,
+    /// What visitors' browsers look at.
+    pub evidence: EvidenceSettings,
     /// The proxy's own counters.
     pub proxy: Option<ProxyStats>,
+    /// How the agent decides for proxies without the filter.
+    pub decide: DecideSettings,
+    /// The map file for stock nginx.
+    pub nginx: NginxSettings,
     /// One JSON object a line instead of text.
     pub log_json: bool,
     /// Factor on the periods and backoffs of introductions and offers; tests make time pass faster with less than 1.
@@ -100,11 +114,11 @@ pub enum Csp {
 /// The agent's sockets.
 #[derive(Debug, Clone)]
 pub struct Listen {
-    /// For the filter, the command line and metrics; never routed from outside.
+    /// For the filter or nginx, the command line and metrics; never routed from outside.
     pub local: LocalAddress,
     /// HTTP behind the proxy: replicas and the peer document.
     pub replica: SocketAddr,
-    /// Connections of peers, behind the proxy's ALPN split, with PROXY v2 in front.
+    /// Connections of peers, behind the proxy's ALPN split, with the PROXY protocol in front.
     pub peer: SocketAddr,
     /// The embedded origin, behind the proxy.
     pub origin: SocketAddr,
@@ -187,6 +201,15 @@ pub struct Store {
     pub unfinished_bytes: u64,
 }
 
+/// How peers are judged.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    /// Whether judgements have consequences.
+    pub mode: Mode,
+    /// The constants, with every period scaled already.
+    pub formulas: Formulas,
+}
+
 /// What this site asks others to carry.
 #[derive(Debug, Clone)]
 pub struct Share {
@@ -204,6 +227,12 @@ pub struct Share {
     pub upload_per_peer_bytes_per_s: u64,
     /// Bytes per second that the site's uplink carries, where the operator has said so: pulls then give way to visitors.
     pub uplink_bytes_per_s: Option<u64>,
+    /// Prefixes of paths below which nothing is offered.
+    pub exclude: Vec<String>,
+    /// Whether files of a directory are offered without looking whether strangers can have them.
+    pub unchecked: bool,
+    /// Whether what declares no freshness counts as fresh for a tenth of the time that it has not been changed for.
+    pub heuristic: bool,
     /// Prefixes of paths below which styles and scripts are offered.
     pub code_paths: Vec<String>,
     /// Bytes of learned objects that are kept.
@@ -216,6 +245,17 @@ pub struct Share {
     pub keep: Duration,
     /// By what objects are ranked: which is offered first, and which goes from a host without room for all.
     pub policy: Policy,
+}
+
+/// What visitors' browsers look at, where the operator has put the script into the pages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvidenceSettings {
+    /// Whether the script is served, and reports are taken.
+    pub enabled: bool,
+    /// Share of a page's own resources that are looked at, above 0 and at most 1.
+    pub sample: f64,
+    /// Largest object that is looked at, in bytes.
+    pub max_object_bytes: u64,
 }
 
 /// Where the proxy's counters are read.
@@ -286,6 +326,12 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             keys.reject(key, "is for a bucket: set store.url, as in \"s3://BUCKET\"");
         }
     }
+    let time_scale = keys.checked("lab.time_scale", Some("1"), time_scale);
+    let formulas: Formulas = keys.table("trust.formulas").unwrap_or_default();
+    if let Err((key, remedy)) = formulas.check() {
+        keys.reject(&format!("trust.formulas.{key}"), remedy);
+    }
+    let formulas = formulas.scaled(time_scale);
     let settings = Settings {
         site: Site {
             directory,
@@ -314,6 +360,7 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             region,
             unfinished_bytes: keys.checked("store.unfinished", Some("1GB"), bytes),
         },
+        trust: Trust { mode: keys.checked("trust.mode", Some("on"), trust_mode), formulas },
         extra_roots: keys.or("trust.extra_roots", Vec::<PathBuf>::new()).into_iter().map(|p| base.join(p)).collect(),
         allow_private: keys.or("egress.allow_private", false),
         open_membership: keys.checked("peers.membership", Some("invited"), membership),
@@ -343,6 +390,9 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             upload_bytes_per_s,
             upload_per_peer_bytes_per_s: keys.checked("share.upload_per_peer", Some(&half(upload_bytes_per_s)), rate),
             uplink_bytes_per_s,
+            exclude: keys.each("share.exclude", &[], path_prefix),
+            unchecked: keys.or("share.unchecked", false),
+            heuristic: keys.or("share.heuristic", false),
             code_paths: keys.each("share.code_paths", &[], path_prefix),
             cache_bytes: keys.checked("share.cache", Some("5GB"), bytes),
             learn_bytes_per_s: keys.checked("share.learn_bandwidth", Some("5MB"), rate),
@@ -350,9 +400,16 @@ fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, SettingsErrors> {
             keep: keys.checked("share.keep", Some("10m"), duration),
             policy: keys.checked("share.policy", Some("gdsf"), ranking),
         },
+        evidence: EvidenceSettings {
+            enabled: keys.or("evidence.enabled", false),
+            sample: keys.checked("evidence.sample", Some("0.01"), sample),
+            max_object_bytes: keys.checked("evidence.max_object", Some("1MiB"), object_bytes),
+        },
+        decide: DecideSettings::read(&mut keys),
+        nginx: nginx::read(&mut keys, base),
         proxy: admin.map(|admin| ProxyStats { admin, stat_prefix }),
         log_json: keys.checked("log.format", Some("text"), log_format),
-        time_scale: keys.checked("lab.time_scale", Some("1"), time_scale),
+        time_scale,
     };
     keys.finish(settings)
 }

@@ -128,6 +128,28 @@ fn one_origin_may_have_limits_of_its_own() {
 }
 
 #[test]
+fn the_agent_decides_by_the_filters_keys() {
+    let decide = |lines: &str| load(&format!("site.domain = \"a.test\"\n[decide]\n{lines}"), &[]).map(|s| s.decide);
+    let plain = decide("").expect("good settings");
+    assert_eq!((plain.gate.stay_local_s, plain.gate.rules.min_bytes, plain.max_objects), (0, 8192, 1 << 20));
+    let lines = "target.requests_per_s = 9\nexclude = [\"/x/\"]\nmode = \"observe\"";
+    let gate = decide(lines).expect("good settings").gate;
+    assert_eq!((gate.targets.requests_per_s, &*gate.rules.exclude), (9, &["/x/".to_owned()][..]));
+    let flags = load("site.domain = \"a.test\"", &["decide.target.requests_per_s=7"]).expect("good settings");
+    assert_eq!(flags.decide.gate.targets.requests_per_s, 7);
+    let errors = decide("target.request_per_s = 9\nmode = \"maybe\"\nin_flight_limit = 5").expect_err("errors");
+    let text = errors.to_string();
+    for error in [
+        "decide.mode: must be one of: on, observe, off",
+        "decide.target.request_per_s: is not a setting; did you mean target.requests_per_s?",
+        "decide: cannot limit requests in flight",
+    ] {
+        assert!(text.contains(error), "{error} is missing in {text}");
+    }
+    assert!(decide("").is_ok() && load("site.domain = \"a.test\"\ndecide = 5", &[]).is_err());
+}
+
+#[test]
 fn a_host_says_what_it_spares() {
     let host = |lines: &str| load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[]).map(|settings| settings.host);
     let plain = host("").expect("good settings");
@@ -144,6 +166,22 @@ fn a_host_says_what_it_spares() {
         ("[host]\ndeny = [\"B\"]", "host.deny"),
     ] {
         assert_eq!(keys_of(load(&format!("[site]\ndomain = \"a.test\"\n{lines}"), &[])), [key]);
+    }
+}
+
+#[test]
+fn browsers_look_at_hosts_only_where_the_operator_says_so() {
+    let evidence =
+        |lines: &str| load(&format!("[site]\ndomain = \"a.test\"\n[evidence]\n{lines}"), &[]).map(|s| s.evidence);
+    let off = EvidenceSettings { enabled: false, sample: 0.01, max_object_bytes: 1 << 20 };
+    assert_eq!(evidence("").expect("good settings"), off);
+    let all = evidence("enabled = true\nsample = 1\nmax_object = \"2MB\"").expect("good settings");
+    assert_eq!(all, EvidenceSettings { enabled: true, sample: 1.0, max_object_bytes: 2_000_000 });
+    for sample in ["0", "-0.1", "1.5", "\"some\""] {
+        assert_eq!(
+            keys_of(load(&format!("[site]\ndomain = \"a.test\"\n[evidence]\nsample = {sample}"), &[])),
+            ["evidence.sample"]
+        );
     }
 }
 

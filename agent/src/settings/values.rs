@@ -10,6 +10,7 @@ use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 use super::{ALL_CLASSES, Csp, LocalAddress};
 use crate::policy::Policies;
 use crate::replicate::origin::rank::Policy;
+use crate::reputation::book::Mode;
 
 pub(super) fn authority(text: &str) -> Result<String, String> {
     if is_authority(text) {
@@ -33,6 +34,13 @@ pub(super) fn local_address(text: &str) -> Result<Option<LocalAddress>, String> 
     match text.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(Some(LocalAddress::Tcp(address))),
         _ => Err("must be a loopback ADDRESS:PORT or unix:/PATH: whoever reaches it controls the agent".into()),
+    }
+}
+
+pub(super) fn local_datagrams(text: &str) -> Result<Option<SocketAddr>, String> {
+    match address(text)? {
+        Some(local) if local.ip().is_loopback() => Ok(Some(local)),
+        _ => Err("must be a loopback ADDRESS:PORT: what is sent there counts as this site's load".into()),
     }
 }
 
@@ -63,6 +71,14 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "must be a duration, as in \"5m\" or \"1h 30m\"".into())
+}
+
+pub(super) fn trust_mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "on" => Ok(Mode::On),
+        "observe" => Ok(Mode::Observe),
+        _ => Err("must be \"on\" or \"observe\"".into()),
+    }
 }
 
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
@@ -125,6 +141,13 @@ pub(super) fn ranking(text: &str) -> Result<Policy, String> {
         "lru" => Ok(Policy::Lru),
         "gdsf" => Ok(Policy::Gdsf),
         _ => Err("must be \"lru\" or \"gdsf\"".into()),
+    }
+}
+
+pub(super) fn sample(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("must be a share above 0 and at most 1, as in 0.01".into()),
     }
 }
 

@@ -242,6 +242,19 @@ impl Parts {
         Lease { parts: self.clone(), path }
     }
 
+    /// Removes the parts of unwanted objects, as far as nobody works on them. Blocks.
+    pub(super) fn forget(&self, is_unwanted: impl Fn(&Sha256) -> bool) -> Result<(), StoreError> {
+        let open = lock(&self.open);
+        for entry in std::fs::read_dir(&self.directory).map_err(StoreError::io(&self.directory))? {
+            let path = entry.map_err(StoreError::io(&self.directory))?.path();
+            let digest = path.file_name().and_then(|name| name.to_str()?.split('.').next()?.parse().ok());
+            if digest.is_some_and(|digest| is_unwanted(&digest)) && !open.contains(&path) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what is too old or too much, the oldest first, and what is no part. Blocks.
     fn prune(&self) -> Result<(), StoreError> {
         let open = lock(&self.open);

@@ -68,9 +68,10 @@ impl Index {
         self.replicas.get(&key(origin, path)).cloned()
     }
 
-    /// One of those with these bytes.
-    pub(super) fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
-        self.replicas.get(self.by_digest.get(digest)?.iter().next()?).cloned()
+    /// One of those with these bytes that `is_fine`.
+    pub(super) fn find_digest(&self, digest: &Sha256, is_fine: impl Fn(&Replica) -> bool) -> Option<Arc<Replica>> {
+        let mut replicas = self.by_digest.get(digest)?.iter().filter_map(|key| self.replicas.get(key));
+        replicas.find(|replica| is_fine(replica)).cloned()
     }
 
     pub(super) fn list(&self) -> Vec<Arc<Replica>> {

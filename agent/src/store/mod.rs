@@ -128,9 +128,9 @@ impl ReplicaStore {
         self.index().find(origin, path)
     }
 
-    /// A replica with these bytes, whoever's it is.
-    pub fn find_digest(&self, digest: &Sha256) -> Option<Arc<Replica>> {
-        self.index().find_digest(digest)
+    /// A replica with these bytes that `is_fine`, whoever's it is.
+    pub fn find_digest(&self, digest: &Sha256, is_fine: impl Fn(&Replica) -> bool) -> Option<Arc<Replica>> {
+        self.index().find_digest(digest, is_fine)
     }
 
     /// Every replica.
@@ -169,6 +169,15 @@ impl ReplicaStore {
     pub async fn begin(&self, record: &ObjectRecord) -> Result<Incoming, StoreError> {
         let (parts, record) = (self.parts.clone(), record.clone());
         blocking(move || Incoming::open(&parts, record)).await?
+    }
+
+    /// Removes what is left of unfinished objects that nobody works on and nobody wants any more.
+    pub async fn forget_unfinished(&self, is_unwanted: impl Fn(&Sha256) -> bool + Send + 'static) {
+        let parts = self.parts.clone();
+        let forgotten = blocking(move || parts.forget(is_unwanted)).await;
+        if let Err(error) = forgotten.and_then(|forgotten| forgotten) {
+            tracing::error!(%error, "removing unfinished objects");
+        }
     }
 
     /// Puts a newer record of the same bytes in place of the one that is held.
@@ -266,6 +275,24 @@ impl ReplicaStore {
     async fn is_verified(&self, digest: &Sha256) -> Result<bool, ReadError> {
         let stamp = Stamp::of(&self.blobs.head(digest).await?.ok_or(ReadError::Missing)?);
         Ok(self.verified().get(digest) == Some(&stamp))
+    }
+
+    /// Looks whether the bytes of a replica are there and still what they were, without being asked for them.
+    ///
+    /// In a directory they are read. A bucket keeps bytes by checksums of its own, and what leaves it costs money: there it is asked for
+    /// their size and entity tag only, and they are read if these are others than when they were last verified.
+    pub async fn inspect(&self, record: &ObjectRecord) -> Result<(), ReadError> {
+        if !self.blobs.is_remote() {
+            return self.scrub(record).await;
+        }
+        let digest = record.sha256;
+        let meta = self.blobs.head(&digest).await?.ok_or(ReadError::Missing)?;
+        if meta.size != record.size {
+            self.verified().remove(&digest);
+            return Err(ReadError::Corrupt);
+        }
+        let is_changed = self.verified().get(&digest).is_some_and(|stamp| *stamp != Stamp::of(&meta));
+        if is_changed { self.scrub(record).await } else { Ok(()) }
     }
 
     /// Reads all bytes of a replica and compares them with the record.

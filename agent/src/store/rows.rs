@@ -1,21 +1,17 @@
 //! Metadata of replicas: one row for each, in a redb file beside the bytes.
-//!
-//! redb serves nothing more after a failed write, for example to a full disk, until it is opened again, which is done here.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
 use super::error::StoreError;
 use super::index::Replica;
 use crate::identity::Signed;
+use crate::state_db::StateDb;
 
-pub(super) struct Rows {
-    path: PathBuf,
-    db: Mutex<Option<Database>>,
-}
+pub(super) struct Rows(StateDb);
 
 pub(super) enum Change {
     Insert(Arc<Replica>),
@@ -37,12 +33,12 @@ impl Rows {
                 open(path)?
             }
         };
-        Ok(Self { path: path.to_owned(), db: Mutex::new(Some(db)) })
+        Ok(Self(db))
     }
 
     /// Every row, by its key; rows that cannot be read have none. Blocks.
     pub(super) fn read(&self) -> Result<Vec<(String, Option<Signed>)>, StoreError> {
-        self.with(read)
+        read(&self.0).map_err(metadata)
     }
 
     /// Makes all changes at once, durably; after an error they may or may not have been made. Blocks.
@@ -54,8 +50,8 @@ impl Rows {
                 Change::Remove(key) => (key.clone(), None),
             });
         }
-        self.with(|db| {
-            let transaction = db.begin_write()?;
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.0.begin_write()?;
             {
                 let mut table = transaction.open_table(REPLICAS)?;
                 for (key, json) in &rows {
@@ -65,40 +61,28 @@ impl Rows {
                     }
                 }
             }
-            transaction.commit()?;
-            Ok(())
-        })
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let mut db = self.db();
-        let open = match db.take() {
-            Some(open) => open,
-            None => open(&self.path)?,
+            Ok(transaction.commit()?)
         };
-        let done = work(&open).map_err(|error| StoreError::Metadata(Box::new(error)))?;
-        // Not reached after an error: the next call opens the file anew.
-        *db = Some(open);
-        Ok(done)
-    }
-
-    fn db(&self) -> MutexGuard<'_, Option<Database>> {
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+        write().map_err(metadata)
     }
 }
 
-fn open(path: &Path) -> Result<Database, StoreError> {
-    Database::create(path).map_err(|error| match redb::Error::from(error) {
+fn open(path: &Path) -> Result<StateDb, StoreError> {
+    StateDb::open(path).map_err(|error| match error {
         redb::Error::Io(source) => StoreError::io(path)(source),
-        error => StoreError::Metadata(Box::new(error)),
+        error => metadata(error),
     })
 }
 
+fn metadata(error: redb::Error) -> StoreError {
+    StoreError::Metadata(Box::new(error))
+}
+
 /// `None` if the file is damaged. redb notices some damage by a panic, and some only when rows are read.
-fn open_sound(path: &Path) -> Result<Option<Database>, StoreError> {
+fn open_sound(path: &Path) -> Result<Option<StateDb>, StoreError> {
     let opened = std::panic::catch_unwind(|| {
         let db = open(path)?;
-        read(&db).map_err(|error| StoreError::Metadata(Box::new(error)))?;
+        read(&db).map_err(metadata)?;
         Ok(db)
     });
     match opened {
@@ -108,7 +92,7 @@ fn open_sound(path: &Path) -> Result<Option<Database>, StoreError> {
     }
 }
 
-fn read(db: &Database) -> Result<Vec<(String, Option<Signed>)>, redb::Error> {
+fn read(db: &StateDb) -> Result<Vec<(String, Option<Signed>)>, redb::Error> {
     let transaction = db.begin_read()?;
     let table = match transaction.open_table(REPLICAS) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),

@@ -2,17 +2,26 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
-use p2pcdn_agent::identity::NodeKey;
+use p2pcdn_agent::identity::{Counter, NodeKey};
+use p2pcdn_agent::replicate::host::deny::{Denial, DenyList};
+use p2pcdn_agent::replicate::host::outbox::Outbox;
+use p2pcdn_agent::replicate::messages::{Withdrawal, WithdrawalReason};
+use p2pcdn_agent::state_db::StateDb;
 use p2pcdn_agent::store::{IncomingError, StoreError};
-use p2pcdn_core::object::CHUNK_BYTES;
+use p2pcdn_core::object::{CHUNK_BYTES, Sha256};
 
 use crate::lab::{assert_no_orphans, assert_whole, noise, object, open, small, take_in};
 use crate::{PART, runtime};
 
 pub(crate) fn full_disk() {
     in_namespace("disk");
+}
+
+pub(crate) fn full_state() {
+    in_namespace("state");
 }
 
 pub(crate) fn permissions() {
@@ -110,6 +119,53 @@ pub(crate) fn child(directory: &Path) {
         take_in(&store, offered(5), &large(5)).await.unwrap();
         assert_eq!(assert_whole(&store).await.len(), 5);
     });
+}
+
+pub(crate) fn state(directory: &Path) {
+    let disk = directory.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &disk);
+    let path = disk.join("state.redb");
+    let open = || Arc::new(StateDb::open(&path).unwrap());
+    let db = open();
+    let (deny, outbox) = (DenyList::open(db.clone(), Vec::new()).unwrap(), Outbox::open(db.clone()).unwrap());
+    let counter = Counter::new(db.clone(), "object");
+    let first = counter.next(1).unwrap();
+    let digest = |number: u64| Sha256(std::array::from_fn(|at| number.to_le_bytes()[at % 8]));
+    let denials = |numbers: std::ops::Range<u64>| numbers.map(digest).map(Denial::Digest).collect::<Vec<_>>();
+    let gone: Vec<Withdrawal> = (0..5000)
+        .map(|number| Withdrawal { origin: "a.test".into(), path: format!("/{number}"), sha256: digest(number) })
+        .collect();
+    deny.add(&denials(0..10), 1).unwrap();
+    outbox.put(&gone[..10], WithdrawalReason::Denied);
+    assert!(deny.is_saved());
+
+    let filler = disk.join("filler");
+    assert!(std::fs::write(&filler, vec![0; 8 << 20]).is_err(), "the disk is larger than it should be");
+    // Enough to need blocks that the file does not have yet; and again, after the first write that failed.
+    for number in 1..4 {
+        let more = denials(number * 5000..(number + 1) * 5000);
+        assert_eq!(deny.add(&more, 2).unwrap(), 5000);
+        assert!(!deny.is_saved());
+        assert!(deny.covers("a.test", "/x", &digest(number * 5000)), "it holds at once");
+    }
+    assert_eq!(deny.remove(&denials(0..1)).unwrap(), 1);
+    outbox.put(&gone, WithdrawalReason::Denied);
+    outbox.told(&gone[..1]);
+    assert_eq!(outbox.len(), gone.len() - 1);
+    deny.save();
+    assert!(!deny.is_saved(), "the disk is full still");
+
+    std::fs::remove_file(&filler).unwrap();
+    deny.save();
+    outbox.save();
+    assert!(deny.is_saved());
+    assert!(counter.next(1).unwrap() > first, "others who write there go on, too");
+    drop((deny, outbox, counter, db));
+    let db = open();
+    let (deny, outbox) = (DenyList::open(db.clone(), Vec::new()).unwrap(), Outbox::open(db).unwrap());
+    assert_eq!((deny.len(), outbox.len()), (15_009, gone.len() - 1));
+    assert!(!deny.covers("a.test", "/x", &digest(0)) && deny.covers("a.test", "/x", &digest(19_999)));
 }
 
 pub(crate) fn without_permission(directory: &Path) {

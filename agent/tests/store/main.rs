@@ -19,15 +19,17 @@ fn main() -> ExitCode {
         match part.as_str() {
             "churn" => churn::run(arguments[0].as_ref()),
             "disk" => disk::child(arguments[0].as_ref()),
+            "state" => disk::state(arguments[0].as_ref()),
             "permissions" => disk::without_permission(arguments[0].as_ref()),
             "s3" => s3::child(arguments[0].as_ref(), &arguments[1]),
             other => panic!("no part {other:?}"),
         }
         return ExitCode::SUCCESS;
     }
-    let stories: [(&str, fn()); 4] = [
+    let stories: [(&str, fn()); 5] = [
         ("killed_at_random_it_keeps_what_it_confirmed_and_nothing_half", crash::killed_at_random),
         ("a_full_disk_stops_taking_in_and_nothing_else", disk::full_disk),
+        ("what_the_operator_says_holds_on_a_full_disk_and_is_written_once_there_is_room", disk::full_state),
         ("a_directory_that_cannot_be_written_is_named_at_the_start", disk::permissions),
         ("a_bucket_is_as_good_as_a_directory_and_may_be_away", s3::bucket),
     ];

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ struct Moto(Child, SocketAddr);
 struct Line {
     address: SocketAddr,
     state: Arc<Mutex<LineState>>,
+    /// Bytes in either direction.
+    carried: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -87,8 +90,13 @@ pub(crate) fn child(directory: &Path, server: &str) {
 
         // Bytes that somebody else has changed are noticed, and go.
         store.scrub(&large.record).await.unwrap();
+        // To look whether it is still there costs no download.
+        let before = line.carried();
+        store.inspect(&large.record).await.unwrap();
+        assert!(line.carried() - before < 64 << 10, "{} bytes", line.carried() - before);
         let hex = large.record.sha256.to_string();
         Moto::put_at(server, &format!("/replicas/site/blobs/{}/{hex}", &hex[..2]), b"other bytes");
+        assert!(matches!(store.inspect(&large.record).await, Err(ReadError::Corrupt)));
         assert!(matches!(store.verify(&large.record).await, Err(ReadError::Corrupt)));
         assert!(store.retire(&large).await.unwrap());
         store.remove_unused(&large.record.sha256).await.unwrap();
@@ -182,8 +190,8 @@ impl Drop for Moto {
 impl Line {
     fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let line = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
-        let state = line.state.clone();
+        let line = Self { address: listener.local_addr().unwrap(), state: Arc::default(), carried: Arc::default() };
+        let (state, carried) = (line.state.clone(), line.carried.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 let mut state = state.lock().unwrap();
@@ -192,11 +200,15 @@ impl Line {
                 }
                 let far = TcpStream::connect(server).unwrap();
                 state.open.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-                copy(near.try_clone().unwrap(), far.try_clone().unwrap());
-                copy(far, near);
+                copy(near.try_clone().unwrap(), far.try_clone().unwrap(), carried.clone());
+                copy(far, near, carried.clone());
             }
         });
         line
+    }
+
+    fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     fn cut(&self, is_cut: bool) {
@@ -206,9 +218,15 @@ impl Line {
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(mut from: TcpStream, mut to: TcpStream, carried: Arc<AtomicU64>) {
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            carried.fetch_add(length as u64, Ordering::Relaxed);
+            if to.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
     });
 }

@@ -173,7 +173,9 @@ fn what_cors_would_make_different_stays() {
     assert_eq!(image("no-cors", "cookie", "a=b"), ok);
     assert_eq!(image("cors", "cookie", "a=b"), Err(Refusal::Credentials));
     assert_eq!(image("cors", "x-requested-with", "x"), Err(Refusal::Headers));
-    for usual in ["accept-language", "sec-ch-ua", "referer", "origin", "dnt", "priority", "x-forwarded-proto"] {
+    for usual in
+        ["accept-language", "sec-ch-ua", "referer", "origin", "dnt", "priority", "x-forwarded-proto", "alt-used"]
+    {
         assert_eq!(image("cors", usual, "x"), ok, "{usual}");
     }
 }
@@ -238,14 +240,37 @@ fn a_query_counts_only_if_all_of_it_is_listed() {
 
 #[test]
 fn clients_get_the_class_they_asked_for() {
+    let judged = |client, class, size, rules: &Rules| {
+        let accepted = Accepted { client, target: "/x", is_foreign_reader: false };
+        judge_object(&accepted, class, size, Sharing::SameOrigin, rules)
+    };
     let browser = Client::Browser(Destination::Image);
-    assert_eq!(judge_object(browser, Class::Image, 9000, &rules()), Ok(()));
-    assert_eq!(judge_object(browser, Class::Image, 10, &rules()), Err(Refusal::Small));
-    assert_eq!(judge_object(browser, Class::Archive, 9000, &rules()), Err(Refusal::Class));
-    assert_eq!(judge_object(TOOL, Class::Archive, 9000, &rules()), Ok(()));
-    assert_eq!(judge_object(TOOL, Class::Script, 9000, &rules()), Err(Refusal::Class));
+    assert_eq!(judged(browser, Class::Image, 9000, &rules()), Ok(()));
+    assert_eq!(judged(browser, Class::Image, 10, &rules()), Err(Refusal::Small));
+    assert_eq!(judged(browser, Class::Archive, 9000, &rules()), Err(Refusal::Class));
+    assert_eq!(judged(TOOL, Class::Archive, 9000, &rules()), Ok(()));
+    assert_eq!(judged(TOOL, Class::Script, 9000, &rules()), Err(Refusal::Class));
     let fonts = Rules { classes: vec![Class::Font], ..rules() };
-    assert_eq!(judge_object(TOOL, Class::Archive, 9000, &fonts), Err(Refusal::Class));
+    assert_eq!(judged(TOOL, Class::Archive, 9000, &fonts), Err(Refusal::Class));
+}
+
+#[test]
+fn pages_of_other_sites_read_what_everybody_may_read() {
+    let judged = |mode, site, sharing| {
+        let mut head = RequestHead::default();
+        (head.method, head.path) = (b"GET", b"/badges/x.png");
+        for (name, value) in browser("image", mode, site) {
+            head.observe(name.as_bytes(), value.as_bytes());
+        }
+        let rules = rules();
+        judge_object(&judge(&head, &rules, false).unwrap(), Class::Image, 9000, sharing, &rules)
+    };
+    for site in ["cross-site", "same-site"] {
+        assert_eq!(judged("cors", site, Sharing::SameOrigin), Err(Refusal::Sharing), "{site}");
+        assert_eq!(judged("cors", site, Sharing::Anyone), Ok(()), "{site}");
+        assert_eq!(judged("no-cors", site, Sharing::SameOrigin), Ok(()), "{site}: it is shown and not read");
+    }
+    assert_eq!(judged("cors", "same-origin", Sharing::SameOrigin), Ok(()));
 }
 
 #[test]

@@ -1,10 +1,17 @@
-//! A proxy made of plain values. Clones are the same proxy, as VMs see it.
+//! A proxy made of plain values, with the ways of Envoy or those of nginx. Clones are the same proxy, as VMs see it.
+//!
+//! What would kill a worker of nginx panics here; what it gets wrong is wrong here, too (`quirks` below).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::{Host, Level, MetricId, MetricKind, encode_pairs};
+use p2pcdn_core::sync::{Report, decode};
+
+use super::{Host, Level, MetricId, MetricKind, encode_pairs, pairs};
+use crate::settings::Proxy as Kind;
+
+mod quirks;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeHost {
@@ -13,13 +20,19 @@ pub(crate) struct FakeHost {
 
 #[derive(Debug, Default)]
 struct Proxy {
+    kind: Kind,
+    is_configuring: Cell<bool>,
+    /// When the callouts that are under way time out, by the number of their VM.
+    callouts_until_ms: RefCell<HashMap<u64, u64>>,
+    torn: Cell<bool>,
     now_ms: Cell<u64>,
     tick_ms: Cell<u32>,
     can_send: Cell<bool>,
     configuration: RefCell<Vec<u8>>,
     request: RefCell<Vec<u8>>,
     answer: RefCell<(Option<u16>, Vec<u8>)>,
-    shared: RefCell<HashMap<String, (Vec<u8>, u32)>>,
+    /// By what the proxy compares of a key.
+    shared: RefCell<HashMap<Vec<u8>, Value>>,
     metrics: RefCell<Vec<(String, u64)>>,
     log: RefCell<Vec<(Level, String)>>,
     posts: RefCell<Vec<Post>>,
@@ -28,6 +41,9 @@ struct Proxy {
     received_headers: RefCell<Vec<(String, Vec<u8>)>>,
     response_headers: RefCell<Vec<(String, Vec<u8>)>>,
 }
+
+/// A shared value and its cas number.
+type Value = (Vec<u8>, u32);
 
 /// A callout that has left; its token is its place in the order of sending, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +64,8 @@ pub(crate) struct LocalResponse {
 
 impl FakeHost {
     /// At `now_ms`, with this configuration and a way to the agent.
-    pub(crate) fn new(now_ms: u64, configuration: &str) -> Self {
-        let host = Self::default();
+    pub(crate) fn new(kind: Kind, now_ms: u64, configuration: &str) -> Self {
+        let host = Self { proxy: Rc::new(Proxy { kind, ..Proxy::default() }) };
         host.set_now_ms(now_ms);
         host.configure(configuration);
         host.set_can_send(true);
@@ -68,8 +84,27 @@ impl FakeHost {
         *self.proxy.configuration.borrow_mut() = json.into();
     }
 
-    pub(crate) fn configuration_bytes(&self) -> usize {
-        self.proxy.configuration.borrow().len()
+    /// Has the filter configured, which gets the size of its configuration.
+    pub(crate) fn configuring(&self, configure: impl FnOnce(usize) -> bool) -> bool {
+        self.proxy.is_configuring.set(true);
+        let is_accepted = configure(self.proxy.configuration.borrow().len());
+        self.proxy.is_configuring.set(false);
+        is_accepted
+    }
+
+    /// The callouts under way have come to their end.
+    pub(crate) fn end_callouts(&self) {
+        self.proxy.callouts_until_ms.borrow_mut().clear();
+    }
+
+    /// The next shared value is read while another VM writes it.
+    pub(crate) fn tear_next_value(&self) {
+        self.proxy.torn.set(true);
+    }
+
+    /// The proxy is reloaded.
+    pub(crate) fn reload(&self) {
+        self.proxy.shared.borrow_mut().clear();
     }
 
     /// Whether callouts can be sent at all.
@@ -95,6 +130,7 @@ impl FakeHost {
     }
 
     pub(crate) fn set_answer(&self, status: Option<u16>, body: Vec<u8>) {
+        self.end_callouts();
         *self.proxy.answer.borrow_mut() = (status, body);
     }
 
@@ -124,6 +160,16 @@ impl FakeHost {
     }
 }
 
+impl FakeHost {
+    /// What the proxy compares of a shared key.
+    fn compared(&self, key: &str) -> Vec<u8> {
+        match self.proxy.kind {
+            Kind::Envoy => key.into(),
+            Kind::Nginx => quirks::crc32(key.as_bytes()).to_be_bytes().into(),
+        }
+    }
+}
+
 impl Host for FakeHost {
     fn now_ns(&self) -> u64 {
         self.proxy.now_ms.get() * 1_000_000
@@ -142,12 +188,28 @@ impl Host for FakeHost {
     }
 
     fn request_headers(&self) -> Vec<u8> {
-        self.proxy.request.borrow().clone()
+        let map = self.proxy.request.borrow();
+        match self.proxy.kind {
+            Kind::Envoy => map.clone(),
+            Kind::Nginx => quirks::request_headers(&map),
+        }
+    }
+
+    fn raw_path(&self) -> Vec<u8> {
+        assert!(!self.proxy.is_configuring.get(), "there is no request yet: a segmentation fault");
+        pairs(&self.proxy.request.borrow())
+            .find(|(name, _)| *name == b":path")
+            .map(|(_, path)| path.to_vec())
+            .unwrap_or_default()
     }
 
     fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), value.to_vec())).collect();
-        self.proxy.local_responses.borrow_mut().push(LocalResponse { status, headers, body: body.into() });
+        let answer = LocalResponse { status, headers, body: body.into() };
+        self.proxy.local_responses.borrow_mut().push(match self.proxy.kind {
+            Kind::Envoy => answer,
+            Kind::Nginx => quirks::local_response(answer),
+        });
     }
 
     fn response_status(&self) -> Option<u16> {
@@ -165,8 +227,14 @@ impl Host for FakeHost {
     }
 
     fn post(&self, cluster: &str, path: &str, body: &[u8], timeout_ms: u32) -> Option<u32> {
-        if !self.proxy.can_send.get() {
+        if !self.proxy.can_send.get() || (self.proxy.kind == Kind::Nginx && !quirks::is_address(cluster)) {
             return None;
+        }
+        if self.proxy.kind == Kind::Nginx {
+            quirks::check_callout(path, body, self.proxy.is_configuring.get());
+            let (vm, now_ms) = (decode::<Report>(body).unwrap().vm, self.proxy.now_ms.get());
+            let until_ms = self.proxy.callouts_until_ms.borrow_mut().insert(vm, now_ms + u64::from(timeout_ms));
+            assert!(until_ms.is_none_or(|until_ms| until_ms < now_ms), "two callouts at once");
         }
         let mut posts = self.proxy.posts.borrow_mut();
         posts.push(Post { cluster: cluster.into(), path: path.into(), body: body.into(), timeout_ms });
@@ -182,15 +250,23 @@ impl Host for FakeHost {
     }
 
     fn shared(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        self.proxy.shared.borrow().get(key).cloned()
+        let (mut value, cas) = self.proxy.shared.borrow().get(&self.compared(key)).cloned()?;
+        if self.proxy.torn.replace(false) {
+            quirks::tear(&mut value);
+        }
+        Some((value, cas))
     }
 
     fn set_shared(&self, key: &str, value: &[u8], cas: u32) -> bool {
         let mut shared = self.proxy.shared.borrow_mut();
-        let known = shared.get(key).map_or(0, |(_, cas)| *cas);
-        let is_current = cas == 0 || cas == known;
+        let key = self.compared(key);
+        let known = shared.get(&key).map_or(0, |(_, cas)| *cas);
+        let is_current = cas == known || (cas == 0 && self.proxy.kind == Kind::Envoy);
         if is_current {
-            shared.insert(key.into(), (value.into(), known + 1));
+            shared.insert(key, (value.into(), known + 1));
+        }
+        if self.proxy.kind == Kind::Nginx {
+            quirks::check_zone(shared.values().map(|(value, _)| value.len()));
         }
         is_current
     }

@@ -31,6 +31,7 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
         name: *const u8,
@@ -95,6 +96,12 @@ impl Host for Proxy {
     fn request_headers(&self) -> Vec<u8> {
         // SAFETY: see `received`.
         received(|data, size| unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, data, size) }).unwrap_or_default()
+    }
+
+    fn raw_path(&self) -> Vec<u8> {
+        const PATH: &[u8] = b"request\0path";
+        // SAFETY: the host reads within the path of the property; see `received`.
+        received(|data, size| unsafe { proxy_get_property(PATH.as_ptr(), PATH.len(), data, size) }).unwrap_or_default()
     }
 
     fn respond(&self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) {

@@ -1,14 +1,19 @@
-use super::*;
-use p2pcdn_core::decide::Steering;
+use super::super::*;
+use super::PROXY;
+use p2pcdn_core::decide::{ONE_PPM, Steering};
 use p2pcdn_core::destination::{Destination, Destinations};
+use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, Embedding, Sha256, Sharing};
-use p2pcdn_core::sync::{HolderRow, ObjectRow, Op, Progress};
+use p2pcdn_core::sync::{Have, HolderRow, ObjectRow, Op, Progress, Report};
 
 use crate::host::fake::FakeHost;
 use crate::request::Verdict;
 
+#[path = "tests/exchanges.rs"]
 mod exchanges;
+#[path = "tests/requests.rs"]
 mod requests;
+#[path = "tests/responses.rs"]
 mod responses;
 
 const NOW_MS: u64 = 1_700_000_000_000;
@@ -16,57 +21,69 @@ const HASH_KEY: HashKey = HashKey([1, 2]);
 const BYTES: u64 = 100_000;
 const ALL: Steering = Steering { fraction_ppm: ONE_PPM, pure_balancer: false, killed: false };
 
+/// The agent's local socket as this proxy's operator writes it.
+const AGENT: &str = match PROXY {
+    Proxy::Envoy => "agent",
+    Proxy::Nginx => "127.0.0.1:7080",
+};
+
 /// One VM of a proxy, with the agent's side of its exchanges.
-struct Site {
-    host: FakeHost,
-    root: Root<FakeHost>,
+pub(super) struct Site {
+    pub(super) host: FakeHost,
+    pub(super) root: Root<FakeHost>,
 }
 
 impl Site {
     /// Configured with `keys` on top of the required one, and without the rule of staying local; it knows nothing yet.
-    fn new(keys: &str) -> Self {
+    pub(super) fn new(keys: &str) -> Self {
         let rule = if keys.contains("stay_local_s") { "" } else { r#", "stay_local_s": 0"# };
-        Self::beside(&FakeHost::new(NOW_MS, &format!(r#"{{"agent": {{"cluster": "agent"}}{rule}{keys}}}"#)), 1)
+        let proxy = match PROXY {
+            Proxy::Envoy => "",
+            Proxy::Nginx => r#""proxy": "nginx", "#,
+        };
+        let configuration = format!(r#"{{{proxy}"agent": {{"cluster": "{AGENT}"}}{rule}{keys}}}"#);
+        Self::beside(&FakeHost::new(PROXY, NOW_MS, &configuration), 1)
     }
 
     /// One more VM of the same proxy.
-    fn beside(host: &FakeHost, context_id: u32) -> Self {
+    pub(super) fn beside(host: &FakeHost, context_id: u32) -> Self {
         let mut root = Root::new(host.clone(), context_id);
-        assert!(root.configure(host.configuration_bytes()), "{:?}", host.logged());
+        assert!(host.configuring(|size| root.configure(size)), "{:?}", host.logged());
+        assert_eq!(host.logged(), []);
         Self { host: host.clone(), root }
     }
 
     /// Holds [`table`] and redirects all that is eligible.
-    fn loaded(keys: &str) -> Self {
+    pub(super) fn loaded(keys: &str) -> Self {
         let mut site = Self::new(keys);
         site.load(update(table()));
         site
     }
 
-    fn load(&mut self, update: Update) {
+    pub(super) fn load(&mut self, update: Update) {
         self.get("/not-replicated");
         self.root.tick();
         self.answer(&update);
     }
 
-    fn get(&self, path: &str) -> Verdict {
+    pub(super) fn get(&self, path: &str) -> Verdict {
         self.fate(&[(":method", "GET"), (":path", path)])
     }
 
-    fn fate(&self, headers: &[(&str, &str)]) -> Verdict {
+    pub(super) fn fate(&self, headers: &[(&str, &str)]) -> Verdict {
         self.ask(headers).verdict
     }
 
     /// The request is in flight until it is dropped.
-    fn ask(&self, headers: &[(&str, &str)]) -> Request<FakeHost> {
+    pub(super) fn ask(&self, headers: &[(&str, &str)]) -> Request<FakeHost> {
         self.host.set_request(&[&[(":authority", "a.test")], headers].concat());
         let mut request = self.root.request();
-        request.head(true);
+        request.head(PROXY == Proxy::Envoy);
         request
     }
 
     /// Answers the callout that was sent last.
-    fn answer(&mut self, update: &Update) {
+    pub(super) fn answer(&mut self, update: &Update) {
         self.answer_bytes(Some(200), encode(update).unwrap());
     }
 
@@ -77,6 +94,7 @@ impl Site {
     }
 
     fn fail(&mut self) {
+        self.host.end_callouts();
         self.root.answered(self.token(), 0, 0);
     }
 
@@ -85,26 +103,26 @@ impl Site {
     }
 
     /// A metric as the next tick shows it.
-    fn metric(&self, name: &str) -> u64 {
+    pub(super) fn metric(&self, name: &str) -> u64 {
         if let Some(vm) = &self.root.vm {
             let mut vm = vm.borrow_mut();
-            let counted = std::mem::take(&mut vm.counted);
+            let counted = std::mem::take(&mut vm.gate.counted);
             vm.metrics.show(&self.host, &counted);
         }
         self.host.metric(name)
     }
 
-    fn last_report(&self) -> Report {
+    pub(super) fn last_report(&self) -> Report {
         decode(&self.host.posts().last().unwrap().body).unwrap()
     }
 
-    fn locations(&self) -> Vec<String> {
+    pub(super) fn locations(&self) -> Vec<String> {
         let location = |headers: &[(String, Vec<u8>)]| String::from_utf8(headers[0].1.clone()).unwrap();
         self.host.local_responses().iter().map(|response| location(&response.headers)).collect()
     }
 }
 
-fn update(ops: Vec<Op>) -> Update {
+pub(super) fn update(ops: Vec<Op>) -> Update {
     Update {
         now: Have { session: 1, version: 1, progress: Progress::Complete },
         more: false,
@@ -118,12 +136,12 @@ fn update(ops: Vec<Op>) -> Update {
 }
 
 /// Confirms what the VM has.
-fn nothing_new() -> Update {
+pub(super) fn nothing_new() -> Update {
     Update { clear: false, ..update(vec![]) }
 }
 
 /// `/a.png` and `/b.woff2`, both at `replica.b.test`.
-fn table() -> Vec<Op> {
+pub(super) fn table() -> Vec<Op> {
     let set = Op::Set { id: 0, holders: vec![0] };
     vec![holder(1 << 30), set, object("/a.png", Class::Image), object("/b.woff2", Class::Font)]
 }
@@ -132,7 +150,7 @@ fn holder(lease_bytes_per_s: u64) -> Op {
     Op::Holder(holder_row(lease_bytes_per_s))
 }
 
-fn holder_row(lease_bytes_per_s: u64) -> HolderRow {
+pub(super) fn holder_row(lease_bytes_per_s: u64) -> HolderRow {
     let authority = "replica.b.test".into();
     HolderRow { id: 0, authority, weight: 1000, newcomer: false, lease_bytes_per_s, blocked: Destinations::NONE }
 }
@@ -157,10 +175,10 @@ fn row(path: &str, class: Class) -> ObjectRow {
     }
 }
 
-fn key(path: &str) -> u64 {
+pub(super) fn key(path: &str) -> u64 {
     HASH_KEY.of(b"a.test", path.as_bytes())
 }
 
-fn location(path: &str) -> String {
+pub(super) fn location(path: &str) -> String {
     format!("https://replica.b.test/.well-known/p2pcdn/v1/r/a.test/{}{path}", "ab".repeat(32))
 }

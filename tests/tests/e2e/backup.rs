@@ -18,6 +18,8 @@ async fn a_site_restored_from_its_backup_is_recognised_by_its_peers() {
     };
     let known = key(&printed(p2pcdn(&lab, alpha, ["peer", "list", "--json"])), beta.domain.as_str());
 
+    printed(p2pcdn(&lab, beta, ["deny", "domain", "elsewhere.example"]));
+    let denied = printed(p2pcdn(&lab, beta, ["deny", "list", "--json"]));
     let running = p2pcdn(&lab, beta, ["backup", "beta.backup"]);
     let said = String::from_utf8_lossy(&running.stderr).into_owned();
     assert!(running.status.code() == Some(1) && said.contains("stop it first"), "{said}");
@@ -32,6 +34,11 @@ async fn a_site_restored_from_its_backup_is_recognised_by_its_peers() {
     beta.unset("peers.invited");
     beta.start_agent().unwrap();
     beta.ready().await.unwrap();
+    assert_eq!(
+        printed(p2pcdn(&lab, beta, ["deny", "list", "--json"])),
+        denied,
+        "what the operator has said still holds"
+    );
     placed(alpha, beta).await;
     poll(PATIENCE, "the peer known by its key", async || {
         let found = key(&printed(p2pcdn(&lab, alpha, ["peer", "list", "--json"])), beta.domain.as_str());

@@ -16,6 +16,9 @@ const LARGE: usize = 6 << 20;
 /// The least that a download tool fetches from one place at a time, as it is told to.
 const PART: u64 = 1 << 20;
 
+/// A git bundle under the name of an archive.
+const BUNDLE: &str = "/bundle.iso";
+
 /// What a program is run with.
 struct Machine {
     tunnel: Tunnel,
@@ -66,6 +69,7 @@ async fn programs_get_the_same_bytes_from_hosts_or_never_notice() {
     let hot = Content::scan(&alpha.directory().join("srv")).unwrap();
     alpha.content.put("/archive.zip", &noise(10, 100 << 10)).unwrap();
     alpha.content.put("/large.iso", &noise(11, LARGE)).unwrap();
+    alpha.content.put("/described.iso", &noise(13, LARGE)).unwrap();
     let machine = Machine {
         tunnel: Tunnel::open().await.unwrap(),
         ca: lab.directory().join("ca.pem").display().to_string(),
@@ -73,6 +77,7 @@ async fn programs_get_the_same_bytes_from_hosts_or_never_notice() {
     };
     let package = package(&machine, alpha).await;
     repository(&machine, alpha).await;
+    bundle(&machine, alpha).await;
     befriend(&mut sites).await;
     let load = Generator::new(lab.client.clone(), sites[0].domain.clone(), hot);
     load.offer(PRESSURE);
@@ -83,6 +88,7 @@ async fn programs_get_the_same_bytes_from_hosts_or_never_notice() {
     apt(&machine, &sites, &lab, &package).await;
     git(&machine, &sites).await;
     aria2(&machine, &sites).await;
+    metalink(&machine, &sites).await;
 }
 
 /// curl, wget and Python's requests.
@@ -149,6 +155,39 @@ async fn git(machine: &Machine, sites: &[Site]) {
     let asked: Vec<_> = all.iter().filter(|access| is_by(access, "git/")).collect();
     assert!(asked.iter().any(|access| access.path.ends_with(".pack")), "{asked:#?}");
     assert!(asked.iter().all(|access| access.path.starts_with("/noise.git/") && access.status != 307), "{asked:#?}");
+    // Nor is a bundle, which would be redirected for any other tool: git takes no redirect for what it did not begin with.
+    let bundle = format!("--bundle-uri={}", sites[0].url(BUNDLE));
+    machine.run(&installed("git", "git"), &["clone", "--quiet", &bundle, &url, "bundled"]).await;
+    machine.run(&installed("curl", "curl"), &["-sSfL", "-o", "curl.bundle", &sites[0].url(BUNDLE)]).await;
+    for (agent, redirected, local) in [("git/", 0, 1), ("curl", 1, 0)] {
+        let seen = seen(sites, agent, BUNDLE, 0).await;
+        assert_eq!((seen.redirected, seen.local), (redirected, local), "{agent}");
+    }
+}
+
+/// A document that lists every place, fetched by one program and worked off by another.
+async fn metalink(machine: &Machine, sites: &[Site]) {
+    let url = sites[0].url("/described.iso");
+    let accept = "Accept: application/metalink4+xml";
+    machine.run(&installed("curl", "curl"), &["-sSf", "-H", accept, "-o", "described.meta4", &url]).await;
+    let document = String::from_utf8(machine.read("described.meta4")).unwrap();
+    for place in [&sites[1].replica_name, &sites[2].replica_name, &sites[0].domain] {
+        assert!(document.contains(&format!("<url>https://{place}/")), "{document}");
+    }
+    let (proxy, ca) = (format!("--all-proxy={}", machine.tunnel.url()), format!("--ca-certificate={}", machine.ca));
+    let split = format!("--min-split-size={PART}");
+    let limit = "--max-download-limit=3M";
+    let arguments = [&*proxy, &*ca, &*split, limit, "--log-level=info", "--log=-", "-M", "described.meta4"];
+    let said = machine.run(&installed("aria2c", "aria2"), &arguments).await;
+    assert!(machine.read("described.iso") == noise(13, LARGE));
+    assert!(said.contains("Verification finished successfully"), "{said}");
+    let served = poll(PATIENCE, "what both hosts have sent", async || {
+        let is_it = |access: &&Access| is_by(access, "aria2/") && access.path.ends_with("/described.iso");
+        let sent = |site: &Site| site.accesses().unwrap().iter().filter(is_it).map(|access| access.sent).sum::<u64>();
+        let served: Vec<u64> = sites[1..].iter().map(sent).collect();
+        if served.iter().all(|bytes| *bytes >= PART) { Ok(served) } else { Err(format!("{served:?}")) }
+    });
+    served.await.unwrap();
 }
 
 /// One download from several hosts at once, checked against the origin's digest.
@@ -240,4 +279,10 @@ async fn repository(machine: &Machine, site: &Site) {
     machine.run(&git, &["clone", "--quiet", "--bare", "work", &bare]).await;
     machine.run(&git, &["-C", &bare, "repack", "-a", "-d", "-q"]).await;
     machine.run(&git, &["-C", &bare, "update-server-info"]).await;
+}
+
+/// Puts everything that the repository has into one file.
+async fn bundle(machine: &Machine, site: &Site) {
+    machine.run(&installed("git", "git"), &["-C", "work", "bundle", "create", "--quiet", "../bundle", "--all"]).await;
+    site.content.put(BUNDLE, &machine.read("bundle")).unwrap();
 }

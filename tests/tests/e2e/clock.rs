@@ -1,6 +1,6 @@
-//! A host whose clock jumps by weeks, either way, goes on carrying what it carries.
+//! Sites whose clock jumps by weeks, either way, go on: hosts carry what they carry, and origins redirect to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -32,20 +32,47 @@ async fn jump(lab: &Lab, site: &Site, clock: &Path, days: i64) {
     .unwrap();
 }
 
+/// Gives the site's agent a clock of its own; it shows what is written to this file.
+fn fake_clock(site: &mut Site) -> PathBuf {
+    let clock = site.directory().join("clock");
+    std::fs::write(&clock, "+0d").unwrap();
+    // The dynamic linker knows where this machine's libraries lie; timers follow the monotonic clock, which no jump changes.
+    let agent = &mut site.agent;
+    agent.set_env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1");
+    agent.set_env("FAKETIME_TIMESTAMP_FILE", &clock);
+    agent.set_env("FAKETIME_CACHE_DURATION", "1");
+    agent.set_env("DONT_FAKE_MONOTONIC", "1");
+    clock
+}
+
+#[tokio::test]
+async fn an_origin_whose_clock_jumps_goes_on_redirecting_and_what_is_new_is_copied_once_the_clock_is_right() {
+    installed("faketime", "faketime");
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    fill(&sites[0], 3);
+    let clock = fake_clock(&mut sites[0]);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+    for (number, days) in [30, -30, 0].into_iter().enumerate() {
+        jump(&lab, alpha, &clock, days).await;
+        alpha.content.put(&format!("/images/new-{number}.png"), &noise(100 + number as u64, 20 << 10)).unwrap();
+        redirects_to(&load, beta).await;
+        let (tally, _) = observe(&load, alpha, Instant::now(), 6 * IN_A_ROW).await;
+        assert_sound(&tally);
+    }
+    placed(alpha, beta).await;
+}
+
 #[tokio::test]
 async fn a_clock_that_jumps_neither_drops_replicas_nor_keeps_new_ones_out() {
     installed("faketime", "faketime");
     let (lab, mut sites) = lab(["alpha", "beta"]);
     busy(&mut sites[0]);
     fill(&sites[0], 3);
-    let clock = sites[1].directory().join("clock");
-    std::fs::write(&clock, "+0d").unwrap();
-    // The dynamic linker knows where this machine's libraries lie; timers follow the monotonic clock, which no jump changes.
-    let agent = &mut sites[1].agent;
-    agent.set_env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1");
-    agent.set_env("FAKETIME_TIMESTAMP_FILE", &clock);
-    agent.set_env("FAKETIME_CACHE_DURATION", "1");
-    agent.set_env("DONT_FAKE_MONOTONIC", "1");
+    let clock = fake_clock(&mut sites[1]);
     befriend(&mut sites).await;
     let [alpha, beta] = &sites;
     let load = load(&lab, alpha);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, busy, damage, fetch, fill, get, lab, load, location,
-    observe, redirect, redirects_to, replica_url,
+    observe, peer, placed, redirect, redirects_to, replica_url,
 };
 
 async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
@@ -58,6 +58,29 @@ async fn a_damaged_replica_is_withdrawn_and_its_clients_are_served_by_the_origin
     assert_eq!((served.status().as_u16(), body_digest(&served)), (200, sha256));
     let (tally, _) = observe(&load, alpha, start, IN_A_ROW).await;
     assert_sound(&tally);
+}
+
+#[tokio::test]
+async fn what_rots_without_a_trace_and_is_asked_for_by_nobody_is_found_by_the_scrub() {
+    let (_lab, mut sites) = lab(["alpha", "beta"]);
+    fill(&sites[0], 3);
+    // A pass of the scrub every 3.6 seconds.
+    sites[1].set("lab.time_scale", 0.001);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let sha256 = alpha.content.objects()[1].versions[0];
+    let hex = sha256.to_string();
+    let blob = beta.directory().join("state/replicas/blobs").join(&hex[..2]).join(&hex);
+    let modified = std::fs::metadata(&blob).unwrap().modified().unwrap();
+    damage(beta, sha256);
+    std::fs::File::options().write(true).open(&blob).unwrap().set_modified(modified).unwrap();
+    poll(PATIENCE, "word of the loss", async || match peer(alpha, beta).await? {
+        said if said["withdrawn_for"]["lost"] == 1 => Ok(()),
+        said => Err(said.to_string()),
+    })
+    .await
+    .unwrap();
+    placed(alpha, beta).await;
 }
 
 #[tokio::test]

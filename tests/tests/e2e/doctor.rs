@@ -71,7 +71,10 @@ async fn a_healthy_page_passes_and_each_ill_names_its_remedy() {
     let mixed = doctor(&lab, alpha, &alpha.url("/mixed.html"));
     assert_eq!((mixed.exit, mixed.of("fail")), (Some(5), vec![("mixed_content", "https://example.test/x.png")]));
     let missing = doctor(&lab, alpha, &alpha.url("/missing.html"));
-    assert_eq!((missing.exit, missing.of("fail")), (Some(5), vec![("page", "")]));
+    assert_eq!(
+        (missing.exit, missing.of("fail")),
+        (Some(5), vec![("page", "p2pcdn doctor https://SITE/PATH/OF/A/PAGE")])
+    );
 
     // What the holder serves in another's name is looked at as well.
     rest[0].envoy.kill();

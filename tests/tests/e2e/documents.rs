@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "envoy-config/README.md", "nginx-config/README.md"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "ARCHITECTURE.md", "docs/gossip.md", "envoy-config/README.md", "nginx-config/README.md"];
 /// Made by a build, so not there in a fresh clone.
 const BUILT: [&str; 1] = ["target"];
 

@@ -8,7 +8,7 @@ use p2pcdn_tests::content::{digest, noise};
 use p2pcdn_tests::{Lab, Site, poll};
 use tokio::time::Instant;
 
-use crate::origin_server::{Failing, OriginServer, Page};
+use crate::origin_server::{Failing, Failure, OriginServer, Page};
 use crate::support::{IN_A_ROW, PATIENCE, befriend, busy, get, headers, introduce, lab, location, redirect};
 
 const PATH: &str = "/object.png";
@@ -172,5 +172,40 @@ async fn a_stale_copy_stands_in_for_a_failing_origin_only_where_the_origin_said_
         assert_eq!(answer.status(), 307, "a stale copy stands in");
         let copy = get(&lab.client, &location(&answer), &HeaderMap::new()).await;
         assert_eq!((copy.status(), copy.body()), (StatusCode::OK, &body(1)));
+    }
+}
+
+#[tokio::test]
+async fn a_replica_stands_in_however_the_origin_fails_load_or_no_load() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    let server = OriginServer::start().await;
+    server.serve(&mut sites[0]);
+    let timeout =
+        "timeout: 0s\n                            idle_timeout: 60s\n                            retry_policy";
+    sites[0].edit(timeout, timeout.replace("0s", "0.5s").replace("60.5s", "60s"));
+    server.put(PATH, page(1, "max-age=3600"));
+    introduce(&mut sites).await;
+    let [alpha, beta] = &sites;
+    poll(PATIENCE, "a replica", async || {
+        let (_, status) = ask(&lab, alpha, PATH).await;
+        assert_eq!(status, 200, "nothing is redirected without load");
+        let hosted = beta.status().await.unwrap()["objects"]["hosted"].clone();
+        if hosted == 1 { Ok(()) } else { Err(hosted) }
+    })
+    .await
+    .unwrap();
+
+    let internal = Failure::Status(StatusCode::INTERNAL_SERVER_ERROR);
+    let gateway = Failure::Status(StatusCode::BAD_GATEWAY);
+    for failure in [internal, gateway, Failure::Reset, Failure::Silence] {
+        server.fail(Failing::By(failure));
+        let answer = poll(PATIENCE, format!("rescue from {failure:?}"), async || {
+            let answer = get(&lab.client, &alpha.url(PATH), &HeaderMap::new()).await;
+            if answer.status() == 307 { Ok(answer) } else { Err(answer.status()) }
+        });
+        let copy = get(&lab.client, &location(&answer.await.unwrap()), &HeaderMap::new()).await;
+        assert_eq!((copy.status(), copy.body()), (StatusCode::OK, &body(1)), "{failure:?}");
+        server.fail(Failing::Nobody);
+        assert_eq!(ask(&lab, alpha, PATH).await.1, 200, "after {failure:?}");
     }
 }

@@ -140,5 +140,20 @@ async fn no_path_writes_a_header() {
         let leaves = target.as_ref().is_some_and(|t| t.contains("://") && !t.contains(alpha.domain.as_str()));
         assert!(!leaves, "{url}: {target:?}");
     }
+    // A query is no part of an object's name here; whatever is in it, the origin answers, or a host that repeats nothing of it.
+    let replica = format!("https://{}{prefix}/r/{}/{digest}/images/0.png", beta.replica_name, alpha.domain);
+    let back = alpha.url(&format!("{prefix}/back/images/0.png"));
+    for url in [alpha.url("/images/0.png"), back, replica] {
+        for query in
+            ["%0d%0aset-cookie:%20a=b", "x=%0d%0aset-cookie:%20a=b", "x=%00", "x=https://evil.example/", "?&&=%"]
+        {
+            let answer = get(&lab.client, &format!("{url}?{query}"), &HeaderMap::new()).await;
+            assert_ne!(answer.status(), 307, "{url}?{query}");
+            assert!(!answer.headers().contains_key("set-cookie"), "{url}?{query}: {answer:?}");
+            let target = answer.headers().get("location").map(|target| target.to_str().unwrap().to_owned());
+            let own = format!("https://{}/", alpha.domain);
+            assert!(target.as_ref().is_none_or(|target| target.starts_with(&own)), "{url}?{query}: {target:?}");
+        }
+    }
     timeout(PATIENCE, redirects_to(&load, beta)).await.unwrap();
 }

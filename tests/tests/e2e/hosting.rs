@@ -1,5 +1,6 @@
 //! A host decides what it carries and how much it sends, and leaves without a failed request.
 
+use futures_util::future::join_all;
 use http::{HeaderMap, Method};
 use p2pcdn_core::object::Sha256;
 use p2pcdn_tests::client::{self, Client};
@@ -228,6 +229,23 @@ async fn a_hosts_own_visitors_come_first_and_what_they_leave_grows_back_slowly()
     let part = |peer: &Value| (1..1_000_000).contains(&peer["lease_bytes_per_s"].as_u64().unwrap_or(0));
     says(alpha, beta, "part of the lease", part).await;
     says(alpha, beta, "lease", |peer| peer["lease_bytes_per_s"] == 1_000_000).await;
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_get_no_more_than_the_lease_between_them() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    sites[0].content.put("/large.png", &noise(1, 500_000)).unwrap();
+    sites[1].set("host.lease", "500KB");
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let url = replica_url(beta, alpha, alpha.content.objects()[0].versions[0], "/large.png");
+    let begun = Instant::now();
+    let statuses = join_all((0..50).map(|_| status_of(&lab.client, &url))).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(statuses.iter().all(|status| [200, 302].contains(status)), "{statuses:?}");
+    // Two objects are at hand, and two more with each second.
+    assert!((1..=3 + (2.0 * seconds) as usize).contains(&served), "{served} served in {seconds} s");
 }
 
 #[tokio::test]

@@ -50,6 +50,35 @@ async fn another_key_is_refused_and_reported_until_it_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_rotated_is_followed_by_everybody_who_knew_the_old_one() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    busy(&mut sites[0]);
+    fill(&sites[0], 3);
+    befriend(&mut sites).await;
+    let [alpha, beta] = &mut sites;
+    let load = load(&lab, alpha);
+    redirects_to(&load, beta).await;
+    let before = crate::support::peer(alpha, beta).await.unwrap()["key"].clone();
+
+    let running = p2pcdn(&lab, beta, ["key", "rotate"]);
+    let said = String::from_utf8_lossy(&running.stderr).into_owned();
+    assert!(running.status.code() == Some(1) && said.contains("stop it first"), "{said}");
+    beta.agent.stop().await.unwrap();
+    printed(p2pcdn(&lab, beta, ["key", "rotate"]));
+    printed(p2pcdn(&lab, beta, ["key", "rotate"]));
+    beta.start_agent().unwrap();
+    beta.ready().await.unwrap();
+    poll(PATIENCE, "the new key", async || {
+        let peer = crate::support::peer(alpha, beta).await?;
+        if peer["state"] == "pinned" && peer["key"] != before { Ok(()) } else { Err(peer.to_string()) }
+    })
+    .await
+    .unwrap();
+    placed(alpha, beta).await;
+    redirects_to(&load, beta).await;
+}
+
+#[tokio::test]
 async fn a_site_that_was_not_invited_waits_until_it_is_accepted() {
     let (lab, [mut alpha, mut gamma]) = lab(["alpha", "gamma"]);
     fill(&alpha, 2);

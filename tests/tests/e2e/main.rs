@@ -1,13 +1,18 @@
 //! Stories of whole sites: the real Envoy, real agents, real TLS on loopback. One program, since each further one would have to be linked.
 
 mod file_server;
+mod lab_peer;
 mod origin_server;
+mod pretender;
 mod support;
+mod two_faced;
 
 mod agent_gone;
 mod alone;
+mod audits;
 mod backup;
 mod browser;
+mod bucket;
 mod catching_up;
 mod changed_objects;
 mod clients;
@@ -22,17 +27,24 @@ mod earlier_holders;
 mod filter_crash;
 mod filter_settings;
 mod freshness;
+mod full_state;
+mod gossip;
 mod hostile_input;
 mod hosting;
 mod idle;
 mod interrupted_transfer;
 mod keys;
 mod lost_host;
+mod neighbours;
+mod nginx;
 mod no_loops;
+mod offer_storm;
+mod open_membership;
 mod overload;
 mod partition;
 mod pause;
 mod policy;
 mod purge;
 mod slow_readers;
+mod strangers;
 mod url_origin;

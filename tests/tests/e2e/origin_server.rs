@@ -1,7 +1,7 @@
 //! A web server that was there before p2pcdn, with answers that a test decides on and a log of who asked.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -30,13 +30,27 @@ struct Inner {
     failing: Failing,
 }
 
-/// Who is answered with 503.
+/// For whom the server fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Failing {
     #[default]
     Nobody,
+    /// The agent gets a 503.
     Agent,
+    /// Everybody gets a 503.
     Everybody,
+    /// Everybody, and in this way.
+    By(Failure),
+}
+
+/// How the server fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Status(StatusCode),
+    /// It closes the connection without an answer.
+    Reset,
+    /// It never answers.
+    Silence,
 }
 
 /// What lies at a path.
@@ -70,7 +84,14 @@ impl OriginServer {
                 let this = this.clone();
                 let answer = service_fn(move |request: Request<Incoming>| {
                     let response = this.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                    async move {
+                        match response {
+                            Ok(response) => Ok(response),
+                            Err(Failure::Status(status)) => Ok(plain(status)),
+                            Err(Failure::Reset) => Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+                            Err(Failure::Silence) => std::future::pending().await,
+                        }
+                    }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
@@ -89,7 +110,7 @@ impl OriginServer {
         self.inner.lock().unwrap().pages.insert(path.to_owned(), page);
     }
 
-    /// Decides who is answered with 503.
+    /// Decides for whom it fails.
     pub(crate) fn fail(&self, failing: Failing) {
         self.inner.lock().unwrap().failing = failing;
     }
@@ -105,11 +126,14 @@ impl OriginServer {
         self.asked(path).into_iter().filter(|asked| asked.by_agent).collect()
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Failure> {
         let mut inner = self.inner.lock().unwrap();
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let path = request.uri().path_and_query().unwrap().to_string();
         let by_agent = header(USER_AGENT).starts_with("p2pcdn/");
+        if let Failing::By(failure) = inner.failing {
+            return Err(failure);
+        }
         let is_failing = inner.failing == Failing::Everybody || (by_agent && inner.failing == Failing::Agent);
         let mut response = match inner.pages.get(&path) {
             _ if is_failing => plain(StatusCode::SERVICE_UNAVAILABLE),
@@ -124,7 +148,7 @@ impl OriginServer {
         response.headers_mut().entry(CONTENT_TYPE).or_insert("image/png".parse().unwrap());
         let status = response.status().as_u16();
         inner.log.push(Asked { at: Instant::now(), path, by_agent, status });
-        response
+        Ok(response)
     }
 }
 

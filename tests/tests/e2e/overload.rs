@@ -50,6 +50,7 @@ async fn an_overloaded_site_redirects_to_a_verified_replica() {
         "content-type",
         "cross-origin-resource-policy",
         "etag",
+        "referrer-policy",
         "repr-digest",
         "timing-allow-origin",
         "vary",
@@ -66,6 +67,7 @@ async fn an_overloaded_site_redirects_to_a_verified_replica() {
     assert_eq!(said("cache-control"), "public, max-age=31536000, immutable, no-transform");
     assert_eq!(said("content-security-policy"), "default-src 'none'; style-src 'unsafe-inline'; sandbox");
     assert_eq!((said("x-content-type-options"), said("vary")), ("nosniff", "origin"));
+    assert_eq!(said("referrer-policy"), "no-referrer");
 
     let etag = said("etag");
     let page = format!("https://{}", alpha.domain);
@@ -114,6 +116,7 @@ async fn a_host_sends_back_what_it_does_not_have_and_nothing_is_redirected_twice
     let other_version = replica_url(beta, alpha, digest(b"never"), &path);
     let back = get(client, &other_version, &HeaderMap::new()).await;
     assert_eq!(back.status(), StatusCode::FOUND);
+    assert_eq!(back.headers()["referrer-policy"], "no-referrer");
     let back = location(&back);
     assert_eq!(back, format!("https://{}/.well-known/p2pcdn/v1/back{path}", alpha.domain));
     for _ in 0..20 {
@@ -121,6 +124,8 @@ async fn a_host_sends_back_what_it_does_not_have_and_nothing_is_redirected_twice
         assert_eq!(returned.status(), StatusCode::OK);
         assert_eq!(body_digest(&returned), alpha.content.objects()[0].versions[0]);
         assert_eq!(returned.headers()["access-control-allow-origin"], "*");
+        // It is the origin's own answer, which a host's redirect led to: what it says of referrers is the origin's business.
+        assert!(!returned.headers().contains_key("referrer-policy"));
     }
 
     let refused = [

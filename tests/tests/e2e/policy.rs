@@ -129,6 +129,49 @@ async fn browsers_are_redirected_where_every_page_allows_it_and_nowhere_while_no
 }
 
 #[tokio::test]
+async fn browsers_stay_while_some_of_them_see_a_page_that_strangers_cannot_read() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    sites[0].set("site.csp", "read");
+    let members = r#"- match: { path: /member.html, headers: [{ name: cookie, present_match: true, invert_match: true }] }
+                          direct_response: { status: 403 }
+                        # Static content. Large"#;
+    sites[0].edit("# Static content. Large", members);
+    busy(&mut sites[0]);
+    fill(&sites[0], 2);
+    put_page(&sites[0], "index.html", "img-src *");
+    put_page(&sites[0], "member.html", "img-src 'self'");
+    befriend(&mut sites).await;
+    let [alpha, _beta] = &sites;
+    let _load = load(&lab, alpha);
+    redirect_as(&lab.client, alpha, &alpha.content.path(0), &image()).await;
+
+    let open = async |headers: &HeaderMap| {
+        for _ in 0..3 {
+            get(&lab.client, &alpha.url("/member.html"), headers).await;
+        }
+    };
+    let mut member = navigation("none");
+    open(&member).await;
+    // Reloads are visits, too.
+    member.extend(headers([("cookie", "session=1"), ("cache-control", "max-age=0")]));
+    poll(PATIENCE, "doubts about the policy", async || {
+        open(&member).await;
+        let policy = alpha.status().await.map_err(|error| error.to_string())?["policy"].clone();
+        if policy["known"] == false { Ok(()) } else { Err(policy.to_string()) }
+    })
+    .await
+    .unwrap();
+    poll(PATIENCE, "images that stay", async || match leads_to(&lab, alpha, &image()).await.as_slice() {
+        [None] => Ok(()),
+        places => Err(format!("{places:?}")),
+    })
+    .await
+    .unwrap();
+    let shown = printed(p2pcdn(&lab, alpha, ["status"]));
+    assert!(shown.contains("/member.html answers 403 Forbidden to a stranger"), "{shown}");
+}
+
+#[tokio::test]
 async fn downloads_go_to_hosts_that_serve_them_as_attachments() {
     let (lab, mut sites) = lab(["alpha", "beta", "gamma"]);
     busy(&mut sites[0]);

@@ -15,9 +15,10 @@ use crate::support::{
 };
 
 const PATH: &str = "/object.png";
-const TICK: Duration = Duration::from_millis(250);
-/// One exchange between filter and agent, and the polling itself.
-const EXCHANGE: Duration = Duration::from_millis(750);
+/// Long, so that what lies between ticks is little beside one.
+const TICK: Duration = Duration::from_secs(1);
+/// One exchange between filter and agent, and one turn of asking on every connection.
+const EXCHANGE: Duration = Duration::from_millis(200);
 
 fn page(version: u64) -> Page {
     let body: Bytes = noise(version, 20 << 10).into();
@@ -35,7 +36,7 @@ async fn a_purge_is_in_force_in_every_worker_within_three_ticks() {
     let server = OriginServer::start().await;
     server.put(PATH, page(1));
     // No first-hand look would notice the change that the operator knows of.
-    let keys = r#""exclude": [], "stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 250"#;
+    let keys = r#""exclude": [], "stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 1000"#;
     busy(&mut sites[0]);
     sites[0].edit(r#""exclude": []"#, keys);
     server.serve(&mut sites[0]);

@@ -13,7 +13,7 @@ use p2pcdn_tests::client::{self, Client};
 use p2pcdn_tests::content::{digest, noise};
 use p2pcdn_tests::load::{Generator, Sample};
 use p2pcdn_tests::tally::{Tally, tally};
-use p2pcdn_tests::{Lab, Site, invite_each_other, poll};
+use p2pcdn_tests::{Lab, Nginx, Site, invite_each_other, poll};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -36,6 +36,17 @@ pub(crate) fn sites<const N: usize>(lab: &Lab, names: [&str; N]) -> [Site; N] {
     names.map(|name| adapt(lab.site(name).unwrap()))
 }
 
+/// Like [`lab`], with nginx in place of Envoy at the first site.
+pub(crate) fn nginx_lab<const N: usize>(nginx: Nginx, names: [&str; N]) -> (Lab, [Site; N]) {
+    let lab = Lab::new().unwrap();
+    let mut sites = names
+        .into_iter()
+        .enumerate()
+        .map(|(at, name)| adapt(if at == 0 { lab.nginx_site(name, nginx) } else { lab.site(name) }.unwrap()));
+    let sites = std::array::from_fn(|_| sites.next().unwrap());
+    (lab, sites)
+}
+
 /// Fits a site for most stories.
 pub(crate) fn adapt(mut site: Site) -> Site {
     site.set("lab.time_scale", 0.05);
@@ -47,8 +58,13 @@ pub(crate) fn adapt(mut site: Site) -> Site {
 
 /// Makes the site call more than one request per second too much, and redirect from an object's first request on.
 pub(crate) fn busy(site: &mut Site) {
-    site.edit(r#""requests_per_s": 0"#, r#""requests_per_s": 1"#);
-    site.edit(r#""exclude": []"#, r#""exclude": [], "stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 50"#);
+    site.decide("target.requests_per_s", 1);
+    site.decide("stay_local_s", 0);
+    site.decide("pure_balancer_at", 2);
+    // Elsewhere it is not the proxy's tick.
+    if site.nginx.is_none() {
+        site.decide("tick_ms", 50);
+    }
 }
 
 /// Puts `count` images of 20 KiB on the site.
@@ -245,4 +261,11 @@ pub(crate) fn damage(host: &Site, sha256: Sha256) {
     let mut bytes = std::fs::read(&blob).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(blob, bytes).unwrap();
+}
+
+/// What the agent has in memory.
+pub(crate) fn resident_bytes(site: &Site) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.agent.id().unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }

@@ -29,8 +29,12 @@ pub(super) fn offer(bed: &Bed, url: &str, prefix: &str, objects: u32, seconds: u
     let mut wrk = Command::new("wrk");
     wrk.args(["--threads", "1", "--connections", &connections, "--duration", &duration, "--script"]).arg(&script);
     wrk.args([url, "--", prefix, &objects]);
-    let said = process::read(&mut wrk)?;
+    counted(&process::read(&mut wrk)?)
+}
+
+/// What wrk's script has printed at the end.
+pub(super) fn counted(said: &str) -> Result<Counted, BenchError> {
     let counted = said.lines().rev().find(|line| line.starts_with('{'));
-    let counted: Counted = serde_json::from_str(counted.ok_or_else(|| BenchError::Load(said.clone()))?)?;
-    if counted.requests == 0 || counted.failed > 0 { Err(BenchError::Load(said)) } else { Ok(counted) }
+    let counted: Counted = serde_json::from_str(counted.ok_or_else(|| BenchError::Load(said.to_owned()))?)?;
+    if counted.requests == 0 || counted.failed > 0 { Err(BenchError::Load(said.to_owned())) } else { Ok(counted) }
 }

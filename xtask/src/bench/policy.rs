@@ -29,7 +29,7 @@ struct Figures {
     /// The same of the other policy.
     other: f64,
     /// Which of them is the default.
-    default: &'static str,
+    default: String,
     rounds: Vec<Round>,
 }
 
@@ -43,8 +43,12 @@ struct Round {
     copied_per_byte: f64,
 }
 
-/// The agent's default for `share.policy`.
-const DEFAULT: &str = "gdsf";
+/// What the example prints.
+#[derive(Deserialize)]
+struct Outcome {
+    default: String,
+    rounds: Vec<Round>,
+}
 
 pub(super) fn run(layout: &Layout, args: &PolicyArgs) -> Result<(), BenchError> {
     let example = ["--release", "--locked", "--package", "p2pcdn-agent", "--example", EXAMPLE];
@@ -55,7 +59,7 @@ pub(super) fn run(layout: &Layout, args: &PolicyArgs) -> Result<(), BenchError> 
     if !output.status.success() {
         return Err(BenchError::Replay(output.status));
     }
-    let rounds: Vec<Round> = serde_json::from_slice(&output.stdout)?;
+    let Outcome { default, rounds } = serde_json::from_slice(&output.stdout)?;
     let mean = |policy: &str| {
         let of_policy = rounds.iter().filter(|round| round.policy == policy).map(|round| round.offloaded_per_byte);
         of_policy.clone().sum::<f64>() / of_policy.count() as f64
@@ -76,6 +80,6 @@ pub(super) fn run(layout: &Layout, args: &PolicyArgs) -> Result<(), BenchError> 
         }
     }
     report::print(&[Line { name: "gdsf over lru", reached: other / lru, required: Required::AtLeast(1.0) }]);
-    let figures = Figures { lru, other, default: DEFAULT, rounds };
+    let figures = Figures { lru, other, default, rounds };
     args.json.as_ref().map_or(Ok(()), |path| write_json(path, &figures))
 }

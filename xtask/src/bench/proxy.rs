@@ -237,7 +237,7 @@ fn filter(shipped: &str, name: &str, bed: &Bed) -> Result<String, BenchError> {
 }
 
 /// The lines from the one that has `first` up to the one that has `last`.
-fn between<'a>(text: &'a str, first: &'static str, last: &'static str) -> Result<&'a str, BenchError> {
+pub(super) fn between<'a>(text: &'a str, first: &'static str, last: &'static str) -> Result<&'a str, BenchError> {
     let line_of = |from: usize, marker: &'static str| {
         let at = text[from..].find(marker).ok_or(BenchError::Marker(marker))? + from;
         Ok::<_, BenchError>(text[..at].rfind('\n').map_or(0, |end| end + 1))

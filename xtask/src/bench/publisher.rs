@@ -1,6 +1,7 @@
 //! Agents' replica tables for the filters to load: `agent/examples/publisher.rs`, as processes of their own.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -42,12 +43,27 @@ pub(super) struct Publisher {
 impl Publisher {
     /// Starts one with so many objects, which tells filters to redirect this fraction in millionths.
     pub(super) async fn start(bed: &Bed, name: &str, objects: u32, fraction_ppm: u32) -> Result<Self, BenchError> {
+        Self::with(bed, name, objects, fraction_ppm, Vec::new()).await
+    }
+
+    /// Starts one that decides for stock nginx as well, and writes a map file for it.
+    pub(super) async fn for_nginx(bed: &Bed, name: &str, objects: u32, map: &Path) -> Result<Self, BenchError> {
+        Self::with(bed, name, objects, ALL, vec![map.into()]).await
+    }
+
+    async fn with(
+        bed: &Bed,
+        name: &str,
+        objects: u32,
+        fraction_ppm: u32,
+        more: Vec<OsString>,
+    ) -> Result<Self, BenchError> {
         let directory = bed.lab.directory();
-        let arguments = [objects, fraction_ppm].map(|number| number.to_string().into());
-        let mut program = Program::new(name, &bed.publisher, arguments.into(), directory);
+        let numbers = [objects, fraction_ppm].map(|number| number.to_string().into());
+        let mut program = Program::new(name, &bed.publisher, numbers.into_iter().chain(more).collect(), directory);
         program.start()?;
         let address = poll(START, format!("address of the table {name}"), async || match program.check() {
-            Ok(_) => printed_address(program.log()).ok_or("not said yet").map(Ok),
+            Ok(_) => printed(program.log(), "listening on ").ok_or("not said yet").map(Ok),
             Err(ended) => Ok(Err(ended)),
         });
         let address = address.await??;
@@ -75,6 +91,11 @@ impl Publisher {
         Ok(self.ask(&format!("/rename/{name}")).await.map(drop)?)
     }
 
+    /// Where it takes nginx's log.
+    pub(super) fn log_address(&self) -> Option<String> {
+        printed(self.program.log(), "log on ")
+    }
+
     /// Seconds of CPU time so far.
     pub(super) fn cpu_s(&self) -> Result<f64, BenchError> {
         machine::cpu_s(self.id()).map_err(BenchError::io("read the publisher's CPU time"))
@@ -95,7 +116,7 @@ impl Publisher {
     }
 }
 
-fn printed_address(log: &Path) -> Option<String> {
+fn printed(log: &Path, what: &str) -> Option<String> {
     let log = fs::read_to_string(log).ok()?;
-    log.lines().find_map(|line| line.strip_prefix("listening on ")).map(str::to_owned)
+    log.lines().find_map(|line| line.strip_prefix(what)).map(str::to_owned)
 }

@@ -141,6 +141,12 @@ impl Figures {
         self.growth.iter().rfind(|growth| growth.phase == phase.name).map(|growth| growth.replicas_per_object)
     }
 
+    /// A figure of growth at the end of the idle phase and at the end of the extreme one; 0 where nothing was measured.
+    fn grows(&self, figure: impl Fn(&Growth) -> f64) -> (f64, f64) {
+        let last = |phase: &Phase| self.growth.iter().rfind(|growth| growth.phase == phase.name).map_or(0.0, &figure);
+        (last(&IDLE), last(&EXTREME))
+    }
+
     /// Each expectation, and whether it holds.
     pub(super) fn expectations(&self) -> Vec<(String, bool)> {
         let by_name: BTreeMap<_, _> = self.phases.iter().map(|(phase, tally)| (phase.name, tally)).collect();
@@ -157,6 +163,7 @@ impl Figures {
         let (least, most) = (least.copied().unwrap_or(0), most.copied().unwrap_or(0));
         let to_dead = self.last_redirect_to_dead.as_secs_f64();
         let target = f64::from(TARGET);
+        let (copies, offload) = (self.grows(|growth| growth.replicas_per_object), self.grows(|growth| growth.offload));
         vec![
             (format!("every body is right: {corrupt} corrupt, {stale} stale"), corrupt + stale == 0),
             (
@@ -179,6 +186,18 @@ impl Figures {
             (
                 format!("extreme: evenly, the least with at least 0.7 of the most ({least} and {most})"),
                 least > 0 && least as f64 >= 0.7 * most as f64,
+            ),
+            (
+                format!("from idle to extreme copies per object grow ({:.1} to {:.1})", copies.0, copies.1),
+                copies.1 > copies.0,
+            ),
+            (
+                format!(
+                    "from idle to extreme offload grows ({:.0} % to {:.0} % of the bytes)",
+                    100.0 * offload.0,
+                    100.0 * offload.1
+                ),
+                offload.1 > offload.0,
             ),
             (
                 format!("host-killed: the last redirect to it came {to_dead:.1} s after its death, at most 10 s"),

@@ -54,7 +54,9 @@ fn print(lab: &Lab, sites: &[Site; 3]) {
     }
     println!("  # Who a site is, as its peers read it.");
     println!("  curl --cacert {} {}", ca.display(), beta.url("/.well-known/p2pcdn/v1/peer"));
-    println!("  # What the filter counts.");
-    println!("  curl '{}'", alpha.admin_url("/stats?filter=wasmcustom"));
+    if alpha.nginx.is_none() {
+        println!("  # What the filter counts.");
+        println!("  curl '{}'", alpha.admin_url("/stats?filter=wasmcustom"));
+    }
     println!("\nConfiguration, logs and state: {}", lab.directory().display());
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::{
-    DemoArgs, DemoError, content,
+    DemoArgs, DemoError, Proxy, content,
     figures::{Death, EXTREME, Figures, Growth, HOST_KILLED, IDLE, Phase, RAMP, RECOVERY, TARGET, Window},
     report,
     screen::{Line, pulse},
@@ -29,7 +29,7 @@ const BEFORE_DEATH: Duration = Duration::from_secs(2);
 pub(super) async fn everything(lab: &Lab, sites: &mut [Site; 3], args: &DemoArgs) -> Result<(), DemoError> {
     content::fill(&sites[0].content, args.content.as_deref())?;
     invite_each_other(sites);
-    start(sites).await?;
+    start(sites, args.proxy).await?;
 
     let origin = sites[0].domain.clone();
     let generator = Generator::new(lab.client.clone(), origin.clone(), sites[0].content.clone());
@@ -55,10 +55,10 @@ pub(super) async fn everything(lab: &Lab, sites: &mut [Site; 3], args: &DemoArgs
     report::print(&figures)
 }
 
-async fn start(sites: &mut [Site]) -> Result<(), DemoError> {
+async fn start(sites: &mut [Site], proxy: Proxy) -> Result<(), DemoError> {
     let line = Line::begin("start", sites.len() as u64);
     for site in sites.iter_mut() {
-        site.edit(r#""requests_per_s": 0"#, format!(r#""requests_per_s": {TARGET}"#));
+        site.decide("target.requests_per_s", TARGET);
         // One copy of everything to begin with: further ones come with the load.
         site.set("share.replicas", 1);
         // So that no lease is what limits the demo.
@@ -71,7 +71,7 @@ async fn start(sites: &mut [Site]) -> Result<(), DemoError> {
         site.ready().await?;
     }
     let domains: Vec<_> = sites.iter().map(|site| format!("https://{}", site.domain)).collect();
-    line.end(&format!("three sites, each an Envoy and an agent: {}", domains.join(", ")));
+    line.end(&format!("three sites, each an {} and an agent: {}", proxy.name(), domains.join(", ")));
     Ok(())
 }
 

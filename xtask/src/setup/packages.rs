@@ -28,6 +28,8 @@ const PROGRAMS: [(&str, &str); 12] = [
 /// Debian's own Python, which sees Debian's modules whatever Python comes first on the PATH.
 const PYTHON: &str = "/usr/bin/python3";
 const PYTHON_MODULE: (&str, &str) = ("requests", "python3-requests");
+/// A module of Debian's nginx, which splits peers off by ALPN.
+const NGINX_MODULE: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 /// Where programs of Debian lie that are not on everybody's PATH.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin";
 
@@ -57,7 +59,10 @@ pub(super) fn find_or_install() -> Result<(), SetupError> {
 fn missing() -> Vec<(&'static str, &'static str)> {
     let lacks_module = !process::succeeds(Command::new(PYTHON).args(["-c", "import requests"]));
     let programs = PROGRAMS.into_iter().filter(|(program, _)| find(program).is_none());
-    programs.chain(lacks_module.then_some(PYTHON_MODULE)).collect()
+    // An nginx from elsewhere has it built in.
+    let is_debians = find("nginx").is_none_or(|nginx| nginx == Path::new(SYSTEM_PROGRAMS).join("nginx"));
+    let lacks_split = apt::is_here() && is_debians && !Path::new(NGINX_MODULE.0).exists();
+    programs.chain(lacks_module.then_some(PYTHON_MODULE)).chain(lacks_split.then_some(NGINX_MODULE)).collect()
 }
 
 /// Where a program is.

@@ -29,7 +29,7 @@ fn judged(further: &[&str]) -> Result<Shareable, WhyNot> {
             headers.insert(name, value);
         }
     }
-    judge(StatusCode::OK, &headers, at(0), at(0))
+    judge(StatusCode::OK, &headers, at(0), at(0), false)
 }
 
 fn lifetime(further: &[&str]) -> Result<(u32, u32), WhyNot> {
@@ -41,9 +41,9 @@ fn only_200_is_shared() {
     let headers = head(&["content-type: image/png", "cache-control: max-age=60"]);
     for status in [203, 204, 206, 301, 302, 303, 307, 401, 403, 404, 410, 429, 500, 503] {
         let status = StatusCode::from_u16(status).unwrap();
-        assert_eq!(judge(status, &headers, at(0), at(0)), Err(WhyNot::Status(status.as_u16())));
+        assert_eq!(judge(status, &headers, at(0), at(0), false), Err(WhyNot::Status(status.as_u16())));
     }
-    assert!(judge(StatusCode::OK, &headers, at(0), at(0)).is_ok());
+    assert!(judge(StatusCode::OK, &headers, at(0), at(0), false).is_ok());
 }
 
 /// Headers, and lifetime and rest of it in seconds.
@@ -86,8 +86,28 @@ fn lifetimes_are_those_declared_to_shared_caches_less_the_age() {
         assert_eq!(lifetime(further), *want, "{further:?}");
     }
     let headers = head(&["content-type: image/png", "cache-control: max-age=60"]);
-    let slow = judge(StatusCode::OK, &headers, at(0), at(20)).unwrap();
+    let slow = judge(StatusCode::OK, &headers, at(0), at(20), false).unwrap();
     assert_eq!(slow.fresh_until_s, NOW_S as u32 + 60, "the time of the transfer counts as age");
+}
+
+#[test]
+fn a_lifetime_is_made_up_only_where_the_operator_wants_it_and_none_is_declared() {
+    let lifetime = |further: &[&str], heuristic| {
+        let headers = head(&[&["content-type: image/png", "date: Tue, 14 Nov 2023 22:13:20 GMT"], further].concat());
+        let found = judge(StatusCode::OK, &headers, at(0), at(0), heuristic);
+        found.map(|found| (found.max_age_s, found.fresh_until_s - NOW_S as u32))
+    };
+    let recent = "last-modified: Tue, 14 Nov 2023 21:56:40 GMT";
+    let long_ago = "last-modified: Tue, 14 Nov 2000 22:13:20 GMT";
+    assert_eq!(lifetime(&[recent], false), Err(WhyNot::NotFresh));
+    assert_eq!(lifetime(&[recent], true), Ok((100, 100)), "a tenth");
+    assert_eq!(lifetime(&[recent, "cache-control: public"], true), Ok((100, 100)));
+    assert_eq!(lifetime(&[long_ago], true), Ok((86_400, 86_400)), "a day at most");
+    assert_eq!(lifetime(&[], true), Err(WhyNot::NotFresh));
+    assert_eq!(lifetime(&[long_ago, "cache-control: max-age=60"], true), Ok((60, 60)));
+    assert_eq!(lifetime(&[long_ago, "cache-control: max-age=0"], true), Err(WhyNot::NotFresh));
+    assert_eq!(lifetime(&[long_ago, "expires: 0"], true), Err(WhyNot::NotFresh));
+    assert_eq!(lifetime(&[long_ago, "cache-control: no-cache"], true), Err(WhyNot::Forbidden("no-cache")));
 }
 
 #[test]
@@ -125,7 +145,7 @@ fn what_forbids_sharing_is_named() {
         assert!(judged(&[good]).is_ok(), "{good}");
     }
     let untyped = head(&["cache-control: max-age=60"]);
-    assert_eq!(judge(StatusCode::OK, &untyped, at(0), at(0)), Err(WhyNot::ContentType));
+    assert_eq!(judge(StatusCode::OK, &untyped, at(0), at(0), false), Err(WhyNot::ContentType));
 }
 
 #[test]
@@ -227,7 +247,7 @@ proptest! {
             }
         }
         let status = StatusCode::from_u16(status).unwrap();
-        let _ = (judge(status, &headers, at(0), at(1)), announced(&headers), conditions(&headers), updated(&headers, &headers));
+        let _ = (judge(status, &headers, at(0), at(1), true), announced(&headers), conditions(&headers), updated(&headers, &headers));
     }
 
     #[test]

@@ -53,8 +53,61 @@ fn a_policy_that_forbids_is_answered_with_the_directive_to_write() {
     }
     let elsewhere = Destinations::NONE.with(Destination::Font).with(Destination::Style).with(Destination::Download);
     let findings = policy(&page(&[], ""), &holder_facts(), elsewhere, false);
-    assert_eq!(lines(&findings), [(Warn, None)]);
+    assert_eq!(lines(&findings), [(Warn, Some("p2pcdn doctor https://a.test/OTHER/PAGE"))]);
     assert_eq!(findings[0].says, "another page of the site blocks fonts: they stay at the site");
+}
+
+#[test]
+fn whatever_is_wrong_comes_with_the_line_or_command_to_add() {
+    let io = || std::io::Error::other("x");
+    let egress = || EgressError::Connect { authority: "a.test".into(), source: io() };
+    let private = || EgressError::NotGlobal { authority: "a.test".into(), address: [10, 0, 0, 1].into() };
+    let url = Url::parse("https://a.test/it's?x").unwrap();
+    let mut found: Vec<Finding> = [
+        PageError::Egress(egress()),
+        PageError::Egress(private()),
+        PageError::Status(StatusCode::NOT_FOUND),
+        PageError::Status(StatusCode::FORBIDDEN),
+        PageError::Elsewhere("https://b.test/".into()),
+        PageError::Redirects,
+        PageError::NotHtml("image/png".into()),
+        PageError::Encoded,
+    ]
+    .iter()
+    .map(|error| super::page(&url, error))
+    .collect();
+    assert_eq!(found[0].add.as_deref(), Some("curl -sSI 'https://a.test/it%27s?x'"));
+    assert_eq!(found[1].add.as_deref(), Some("[egress] allow_private = true"));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let tls = || EgressError::Tls { authority: "b.test".into(), source: io() };
+    for certificate in [Err(egress()), Err(tls()), Ok(None), Ok(Some(1_000_001))] {
+        let statuses = [200, 302, 404, 500].map(|status| StatusCode::from_u16(status).unwrap());
+        let certificate = || match &certificate {
+            Err(EgressError::Tls { .. }) => Err(tls()),
+            Err(_) => Err(egress()),
+            Ok(end) => Ok(*end),
+        };
+        let answers =
+            statuses.map(|status| Ok(WebResponse { status, headers: headers(&[]), body: Bytes::new(), remote: None }));
+        for replica in answers.into_iter().chain([Err(egress())]).map(Some).chain([None]) {
+            let probed = Probed { certificate: certificate(), replica };
+            found.extend(holder("a.test", &holder_facts(), &probed, true, now));
+        }
+    }
+    let nameless = HolderFacts { replica_name: "no name".into(), ..holder_facts() };
+    found.extend(policy(&page(&[], ""), &nameless, Destinations::NONE, true));
+    found.push(
+        holder("a.test", &nameless, &Probed { certificate: Err(egress()), replica: Some(Err(egress())) }, true, now)
+            .remove(1),
+    );
+    let embedded = page(&[], "<img src=/x>");
+    found.extend(embed(&embedded, &resources(&embedded.url, &embedded.html).remove(0), Err(egress())));
+    found.extend(agent(&AgentFacts { knows_policy: false, holders: vec![] }));
+    found.push(no_agent());
+    found.push(insecure_page(&Url::parse("http://a.test/").unwrap()));
+    for finding in found.iter().filter(|finding| finding.severity != Severity::Ok) {
+        assert!(finding.add.as_ref().is_some_and(|line| !line.is_empty()), "{finding:?}");
+    }
 }
 
 #[test]

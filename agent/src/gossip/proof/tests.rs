@@ -109,7 +109,7 @@ fn a_restored_backup_does_not_convict_an_honest_operator() {
     let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     let key = NodeKey::load_or_create(&old).unwrap();
     let next = |state: &std::path::Path, now_s: u64| {
-        let db = redb::Database::create(state.join("state.redb")).unwrap();
+        let db = crate::state_db::StateDb::open(&state.join("state.redb")).unwrap();
         Counter::new(Arc::new(db), "peer").next(now_s).unwrap()
     };
     let said = |key: &NodeKey, sequence: u64, contact: &str| {

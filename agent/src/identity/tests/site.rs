@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::StatusCode;
+use p2pcdn_core::peer::ROTATION_DOCUMENT_PATH;
 use ppp::v2::{Builder, Command, Protocol, Version};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
@@ -18,9 +19,11 @@ use crate::clock::now_s;
 use crate::http_server::{self, Listener, empty, json};
 use crate::identity::hello::HELLO_PATH;
 use crate::identity::peer_listener::{ListenerBounds, ListenerCounters, serve};
+use crate::identity::rotation::{Rotation, Rotations};
 use crate::identity::testing::{self, Authority};
 use crate::identity::{
-    AboutUs, Connector, Introducer, Membership, NodeCertificate, NodeKey, OwnRecord, PeerClient, RosterBounds, Signed,
+    AboutUs, Connector, Introducer, Membership, NodeCertificate, NodeKey, OpenBounds, OwnRecord, PeerClient,
+    RosterBounds, Signed, sequence, sign,
 };
 
 /// Every pause outlasts the tests, so whatever happens was caused by an event.
@@ -38,6 +41,7 @@ pub(super) struct Site {
     pub(super) behind_proxy: SocketAddr,
     /// What the site's document says.
     document: Arc<Mutex<Arc<Signed>>>,
+    rotations: Arc<Mutex<Rotations>>,
     cancel: DropGuard,
 }
 
@@ -47,7 +51,17 @@ impl Site {
         Self::start_with(ca, host, ListenerBounds::default()).await
     }
 
+    /// A site that lets others in without an invitation.
+    pub(super) async fn start_open(ca: &Authority, host: &str, open: OpenBounds) -> Self {
+        let roster = RosterBounds { open: Some(open), ..RosterBounds::default() };
+        Self::start_as(ca, host, ListenerBounds::default(), roster).await
+    }
+
     pub(super) async fn start_with(ca: &Authority, host: &str, bounds: ListenerBounds) -> Self {
+        Self::start_as(ca, host, bounds, RosterBounds::default()).await
+    }
+
+    async fn start_as(ca: &Authority, host: &str, bounds: ListenerBounds, roster: RosterBounds) -> Self {
         let host = format!("{host}.localhost");
         let (web, proxy, peers) = (bind().await, bind().await, bind().await);
         let authority = |listener: &TcpListener| format!("{host}:{}", listener.local_addr().unwrap().port());
@@ -55,16 +69,18 @@ impl Site {
 
         let (key, db) = (Arc::new(testing::node_key()), testing::database());
         let own = Arc::new(OwnRecord::new(key.clone(), about.clone(), db.clone(), now_s()).unwrap());
-        let membership = Arc::new(Membership::open(db, &about.domain, RosterBounds::default()).unwrap());
+        let membership = Arc::new(Membership::open(db, &about.domain, roster).unwrap());
         let connector = Arc::new(Connector::new(true, ca.trusting()));
         let client = Arc::new(PeerClient::new(connector.clone(), NodeCertificate::new(&key).unwrap()));
         let document = Arc::new(Mutex::new(own.signed(now_s())));
+        let rotations = Arc::<Mutex<Rotations>>::default();
         let introducer = Introducer::new(membership.clone(), connector, client.clone(), own, TIME_SCALE);
         let (introducer, counters) = (Arc::new(introducer), Arc::<ListenerCounters>::default());
 
         let cancel = CancellationToken::new();
         let behind_proxy = peers.local_addr().unwrap();
-        tokio::spawn(serve_document(web, ca.server_config(&[&host]), document.clone(), cancel.clone()));
+        let documents = (document.clone(), rotations.clone());
+        tokio::spawn(serve_documents(web, ca.server_config(&[&host]), documents, cancel.clone()));
         tokio::spawn(pass_on(proxy, behind_proxy, cancel.clone()));
         let hellos = introducer.clone();
         let handler = move |identity, request: http::Request<hyper::body::Incoming>| {
@@ -79,7 +95,7 @@ impl Site {
         let tls = NodeCertificate::new(&key).unwrap().server_config().unwrap();
         tokio::spawn(serve(peers, tls, bounds, counters.clone(), membership.clone(), handler, cancel.clone()));
         let cancel = cancel.drop_guard();
-        Self { about, key, membership, introducer, client, counters, behind_proxy, document, cancel }
+        Self { about, key, membership, introducer, client, counters, behind_proxy, document, rotations, cancel }
     }
 
     pub(super) fn domain(&self) -> &str {
@@ -96,6 +112,19 @@ impl Site {
         // In a database of its own, so the sequence may be any; a later time makes it higher.
         let own = OwnRecord::new(key.clone(), self.about.clone(), testing::database(), now_s() + 1).unwrap();
         *self.document.lock().unwrap() = own.signed(now_s());
+    }
+
+    /// The site's document says that one key has followed another, as `signer` signs it.
+    pub(super) fn show_rotation(&self, signer: &NodeKey, old: &NodeKey, new: &NodeKey) {
+        let rotation = Rotation {
+            domain: self.about.domain.clone(),
+            old_key: old.public(),
+            new_key: new.public(),
+            sequence: sequence::at(now_s()),
+            issued_s: now_s(),
+        };
+        let signed = Signed { key: old.public(), ..sign(signer, &rotation).unwrap() };
+        self.rotations.lock().unwrap().rotations.push(signed);
     }
 
     /// The site's document says what is true again.
@@ -139,14 +168,20 @@ impl Listener for TlsListener {
     }
 }
 
-async fn serve_document(
+type Documents = (Arc<Mutex<Arc<Signed>>>, Arc<Mutex<Rotations>>);
+
+async fn serve_documents(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    document: Arc<Mutex<Arc<Signed>>>,
+    documents: Documents,
     cancel: CancellationToken,
 ) {
-    let handler = move |_| {
-        let answer = json(StatusCode::OK, &**document.lock().unwrap());
+    let (document, rotations) = documents;
+    let handler = move |request: http::Request<hyper::body::Incoming>| {
+        let answer = match request.uri().path() {
+            ROTATION_DOCUMENT_PATH => json(StatusCode::OK, &*rotations.lock().unwrap()),
+            _ => json(StatusCode::OK, &**document.lock().unwrap()),
+        };
         async move { answer }
     };
     http_server::serve(TlsListener(listener, tls.into()), handler, cancel).await;

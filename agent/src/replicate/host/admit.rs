@@ -93,4 +93,4 @@ fn is_in_debt(host: &Host, balance: &Balance) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use p2pcdn_core::lookup::canonical_path;
 use p2pcdn_core::object::{Sha256, is_authority};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::state_db::StateDb;
 
 /// One thing that is not carried; its text tells its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,9 +46,6 @@ pub enum DenyError {
     /// The operator's: it stands in the settings.
     #[error("{0} stands in host.deny: take it out there and restart the agent")]
     InSettings(Denial),
-    /// This machine's; nothing was changed.
-    #[error("the deny list in state.redb: {0}")]
-    Database(#[from] Box<redb::Error>),
 }
 
 /// An entry as an operator is shown it.
@@ -58,12 +57,21 @@ pub struct DenyEntry {
     pub since_s: Option<u64>,
 }
 
-/// The operator's list: what stands in the settings, and what was added at run time, which is on disk before it counts.
+/// The operator's list: what stands in the settings, and what was added at run time, which counts from the moment in which he has said
+/// so: a full disk does not keep him from it.
 pub struct DenyList {
-    db: Arc<Database>,
+    db: Arc<StateDb>,
     in_settings: Vec<Denial>,
-    added: Mutex<BTreeMap<Denial, u64>>,
+    added: Mutex<Added>,
     rules: RwLock<Arc<Rules>>,
+}
+
+#[derive(Default)]
+struct Added {
+    /// Each with its time.
+    entries: BTreeMap<Denial, u64>,
+    /// Whether the disk may say something else.
+    is_unsaved: bool,
 }
 
 /// The list in the form in which every request for a replica is compared with it.
@@ -79,22 +87,28 @@ pub const MAX_DENIALS: usize = 65_536;
 /// Of these, paths, which are compared one by one.
 const MAX_PATHS: usize = 1024;
 
-const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
+pub(crate) const DENIED: TableDefinition<&str, u64> = TableDefinition::new("denied");
 
 impl DenyList {
     /// Reads what was added before.
-    pub fn open(db: Arc<Database>, in_settings: Vec<Denial>) -> Result<Self, DenyError> {
+    pub fn open(db: Arc<StateDb>, in_settings: Vec<Denial>) -> Result<Self, Box<redb::Error>> {
         let added = read(&db).map_err(Box::new)?;
         // What no longer reads was written by a release that knew more; it must not keep this one from starting.
-        let added = added.into_iter().filter_map(|(text, since_s)| Some((text.parse().ok()?, since_s))).collect();
-        let list = Self { db, in_settings, added: Mutex::new(added), rules: RwLock::default() };
-        list.compile(&list.added());
+        let entries = added.into_iter().filter_map(|(text, since_s)| Some((text.parse().ok()?, since_s))).collect();
+        let added = Mutex::new(Added { entries, is_unsaved: false });
+        let list = Self { db, in_settings, added, rules: RwLock::default() };
+        list.compile(&list.added().entries);
         Ok(list)
     }
 
     /// Whether the operator does not carry this.
     pub fn covers(&self, origin: &str, path: &str, sha256: &Sha256) -> bool {
         self.rules().covers(origin, path, sha256)
+    }
+
+    /// Whether these bytes are not carried, whoever's they are.
+    pub fn covers_digest(&self, sha256: &Sha256) -> bool {
+        self.rules().digests.contains(sha256)
     }
 
     /// Whether nothing of the origin is carried.
@@ -104,7 +118,7 @@ impl DenyList {
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.in_settings.len() + self.added().len()
+        self.in_settings.len() + self.added().entries.len()
     }
 
     /// Whether everything is carried.
@@ -116,38 +130,59 @@ impl DenyList {
     pub fn list(&self) -> Vec<DenyEntry> {
         let settled = self.in_settings.iter().map(|denial| DenyEntry { denial: denial.clone(), since_s: None });
         let added = self.added();
-        let added = added.iter().map(|(denial, since_s)| DenyEntry { denial: denial.clone(), since_s: Some(*since_s) });
+        let added =
+            added.entries.iter().map(|(denial, since_s)| DenyEntry { denial: denial.clone(), since_s: Some(*since_s) });
         settled.chain(added).collect()
     }
 
-    /// Adds entries, all or none; returns how many are news. Blocks for one durable write.
+    /// Adds entries, all or none; returns how many are news. Blocks for one durable write; after one that fails they count until the
+    /// agent ends, or [`DenyList::save`] has done better.
     pub fn add(&self, denials: &[Denial], now_s: u64) -> Result<usize, DenyError> {
         let mut added = self.added();
-        let is_news = |denial: &&Denial| !added.contains_key(*denial) && !self.in_settings.contains(denial);
+        let is_news = |denial: &&Denial| !added.entries.contains_key(*denial) && !self.in_settings.contains(denial);
         let news: HashSet<&Denial> = denials.iter().filter(is_news).collect();
         let is_path = |denial: &Denial| matches!(denial, Denial::Path { .. });
-        let paths = news.iter().filter(|denial| is_path(denial)).count() + added.keys().filter(|d| is_path(d)).count();
-        if news.len() + added.len() > MAX_DENIALS || paths > MAX_PATHS {
+        let known = added.entries.keys().filter(|denial| is_path(denial)).count();
+        let paths = news.iter().filter(|denial| is_path(denial)).count() + known;
+        if news.len() + added.entries.len() > MAX_DENIALS || paths > MAX_PATHS {
             return Err(DenyError::Full);
         }
-        self.write(|table| news.iter().try_for_each(|d| table.insert(d.to_string().as_str(), now_s).map(drop)))?;
-        let number = news.len();
         let news: Vec<Denial> = news.into_iter().cloned().collect();
-        added.extend(news.into_iter().map(|denial| (denial, now_s)));
-        self.compile(&added);
-        Ok(number)
+        added.entries.extend(news.iter().map(|denial| (denial.clone(), now_s)));
+        // Before the disk has its say, which may take time.
+        self.compile(&added.entries);
+        let write = |table: &mut redb::Table<'_, &str, u64>| news.iter().try_for_each(|d| insert(table, d, now_s));
+        added.note(self.write(write));
+        Ok(news.len())
     }
 
-    /// Takes entries out; returns how many there were. Blocks for one durable write.
+    /// Takes entries out; returns how many there were. Blocks for one durable write, as [`DenyList::add`].
     pub fn remove(&self, denials: &[Denial]) -> Result<usize, DenyError> {
         if let Some(fixed) = denials.iter().find(|denial| self.in_settings.contains(denial)) {
             return Err(DenyError::InSettings(fixed.clone()));
         }
         let mut added = self.added();
-        self.write(|table| denials.iter().try_for_each(|d| table.remove(d.to_string().as_str()).map(drop)))?;
-        let removed = denials.iter().filter(|denial| added.remove(denial).is_some()).count();
-        self.compile(&added);
+        let removed = denials.iter().filter(|denial| added.entries.remove(denial).is_some()).count();
+        self.compile(&added.entries);
+        added.note(self.write(|table| denials.iter().try_for_each(|d| table.remove(d.to_string().as_str()).map(drop))));
         Ok(removed)
+    }
+
+    /// Whether everything is on disk as it counts.
+    pub fn is_saved(&self) -> bool {
+        !self.added().is_unsaved
+    }
+
+    /// Writes everything down anew if an earlier write has failed. Blocks for one durable write.
+    pub fn save(&self) {
+        let mut added = self.added();
+        if added.is_unsaved {
+            let written = self.write(|table| {
+                table.retain(|_, _| false)?;
+                added.entries.iter().try_for_each(|(denial, since_s)| insert(table, denial, *since_s))
+            });
+            added.is_unsaved = written.is_err();
+        }
     }
 
     fn compile(&self, added: &BTreeMap<Denial, u64>) {
@@ -178,9 +213,22 @@ impl DenyList {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn added(&self) -> MutexGuard<'_, BTreeMap<Denial, u64>> {
+    fn added(&self) -> MutexGuard<'_, Added> {
         self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Added {
+    fn note(&mut self, written: Result<(), Box<redb::Error>>) {
+        if let Err(error) = written {
+            tracing::error!(%error, "writing the deny list to state.redb; it holds until the agent ends");
+            self.is_unsaved = true;
+        }
+    }
+}
+
+fn insert(table: &mut redb::Table<'_, &str, u64>, denial: &Denial, since_s: u64) -> Result<(), redb::StorageError> {
+    table.insert(denial.to_string().as_str(), since_s).map(drop)
 }
 
 impl Rules {
@@ -206,7 +254,7 @@ fn names(authority: &str) -> impl Iterator<Item = String> {
     })
 }
 
-fn read(db: &Database) -> Result<Vec<(String, u64)>, redb::Error> {
+fn read(db: &StateDb) -> Result<Vec<(String, u64)>, redb::Error> {
     let table = match db.begin_read()?.open_table(DENIED) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         table => table?,

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
 use super::admit::Balance;
+use crate::state_db::StateDb;
 
 /// One account per peer.
 pub struct Ledger {
-    db: Arc<Database>,
+    db: Arc<StateDb>,
     accounts: Mutex<Accounts>,
 }
 
@@ -40,7 +41,7 @@ impl Ledger {
     /// Reads the accounts; what was forgotten meanwhile follows from `now_s`, seconds since the Unix epoch.
     ///
     /// A clock that was set back has nothing forgotten, one that was set forward more than it should, in the debtors' favour.
-    pub fn open(db: Arc<Database>, now_s: u64, now_ms: u64) -> Result<Self, Box<redb::Error>> {
+    pub fn open(db: Arc<StateDb>, now_s: u64, now_ms: u64) -> Result<Self, Box<redb::Error>> {
         let aged = |(domain, (given, received, at_s)): (String, (u64, u64, u64))| {
             let account = Account { given: given as f64, received: received as f64 };
             (domain, account.after(now_s.saturating_sub(at_s) as f64))
@@ -111,7 +112,7 @@ impl Account {
 
 type Row = (String, (u64, u64, u64));
 
-fn read(db: &Database) -> Result<Vec<Row>, redb::Error> {
+fn read(db: &StateDb) -> Result<Vec<Row>, redb::Error> {
     let table = match db.begin_read()?.open_table(LEDGER) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         table => table?,

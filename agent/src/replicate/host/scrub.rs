@@ -15,12 +15,15 @@ const BYTES_PER_S: u64 = 16 << 20;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two passes of the scrub.
 const PERIOD: Duration = Duration::from_secs(3600);
+/// However it is scaled: a lab is not to do nothing but scrub.
+const LEAST_PERIOD: Duration = Duration::from_secs(1);
 
-/// Reads every replica now and then, and gives up what is damaged or has expired.
+/// Looks at every replica now and then, and gives up what is damaged or has expired; `time_scale` is a factor on its pauses.
 pub async fn scrub(
     store: Arc<ReplicaStore>,
     withdrawer: Arc<Withdrawer>,
     doomed: mpsc::Sender<Arc<Replica>>,
+    time_scale: f64,
     cancel: CancellationToken,
 ) {
     loop {
@@ -28,7 +31,7 @@ pub async fn scrub(
             let pause = PAUSE + Duration::from_secs_f64(replica.record.size as f64 / BYTES_PER_S as f64);
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause.mul_f64(time_scale)) => {}
             }
             let is_lost = tokio::select! {
                 () = cancel.cancelled() => return,
@@ -41,13 +44,13 @@ pub async fn scrub(
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = tokio::time::sleep(PERIOD) => {}
+            () = tokio::time::sleep(PERIOD.mul_f64(time_scale).max(LEAST_PERIOD)) => {}
         }
     }
 }
 
 async fn is_lost(store: &ReplicaStore, withdrawer: &Withdrawer, replica: &Replica) -> bool {
-    match store.scrub(&replica.record).await {
+    match store.inspect(&replica.record).await {
         _ if withdrawer.is_unwanted(replica) => true,
         Ok(()) => false,
         Err(ReadError::Store(error)) => {

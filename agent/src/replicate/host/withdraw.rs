@@ -31,15 +31,6 @@ pub struct Withdrawer {
     changed: watch::Sender<()>,
 }
 
-/// Why something could not be given up; this machine's fault.
-#[derive(Debug, thiserror::Error)]
-enum GiveUpError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("noting withdrawals: {0}")]
-    Outbox(#[from] Box<redb::Error>),
-}
-
 /// Replicas on their way out; if there are more, the scrub finds them again.
 pub const MAX_WAITING: usize = 1024;
 /// Origins that are told at the same time, so that one that does not answer holds up few others.
@@ -82,7 +73,7 @@ impl Withdrawer {
             (true, false) => DepartureState::Leaving,
             (true, true) => DepartureState::Left,
         };
-        Departure { state, replicas, bytes, untold: self.outbox.len() }
+        Departure { state, replicas, bytes, untold: self.outbox.len(), unsaved: !self.terms.is_saved() }
     }
 
     /// Replicas that are held, but not served any more since the operator denies them.
@@ -145,13 +136,15 @@ impl Withdrawer {
         if reason == Decline::Leaving { SWEEP_LEAVING } else { SWEEP }
     }
 
-    /// Tells origins what they could not be told before, until cancelled.
+    /// Tells origins what they could not be told before, and writes down what could not be written, until cancelled.
     pub async fn retell(self: Arc<Self>, cancel: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(self.scaled(RETELL)) => {}
             }
+            self.outbox.save();
+            self.terms.save();
             let mut telling = JoinSet::new();
             for origin in self.outbox.origins() {
                 while telling.len() >= MAX_GOING {
@@ -231,24 +224,19 @@ impl Withdrawer {
 
     /// Gives up replicas of one origin that must not be served any more.
     async fn give_up(&self, origin: &str, replicas: &[Arc<Replica>], reason: WithdrawalReason) {
-        let given_up = async {
-            let mut hears = true;
-            for batch in replicas.chunks(MAX_BATCH) {
-                let withdrawals = withdrawals(batch);
-                self.outbox.put(&withdrawals, reason)?;
-                for replica in batch {
-                    self.store.retire(replica).await?;
-                }
-                hears = hears && self.tell(origin, &withdrawals, reason).await;
-                for replica in batch {
-                    self.store.remove_unused(&replica.record.sha256).await?;
-                }
-            }
-            Ok::<_, GiveUpError>(())
-        };
         tracing::warn!(%origin, replicas = replicas.len(), %reason, "withdrawing replicas");
-        if let Err(error) = given_up.await {
-            tracing::error!(%origin, %error, "withdrawing replicas");
+        let mut hears = true;
+        for batch in replicas.chunks(MAX_BATCH) {
+            let withdrawals = withdrawals(batch);
+            self.outbox.put(&withdrawals, reason);
+            for replica in batch {
+                // A disk that takes nothing keeps neither this one in use nor the others from going.
+                note(replica, self.store.retire(replica).await);
+            }
+            hears = hears && self.tell(origin, &withdrawals, reason).await;
+            for replica in batch {
+                note(replica, self.store.remove_unused(&replica.record.sha256).await);
+            }
         }
     }
 
@@ -258,26 +246,20 @@ impl Withdrawer {
         tracing::info!(%origin, replicas = replicas.len(), %reason, "giving up replicas");
         // From here on an offer is not answered with a new acknowledgement.
         self.terms.let_go(replicas, decline);
-        let gone = async {
-            let mut hears = true;
-            for batch in replicas.chunks(MAX_BATCH) {
-                let withdrawals = withdrawals(batch);
-                self.outbox.put(&withdrawals, reason)?;
-                hears = hears && self.tell(origin, &withdrawals, reason).await;
+        let mut hears = true;
+        for batch in replicas.chunks(MAX_BATCH) {
+            let withdrawals = withdrawals(batch);
+            self.outbox.put(&withdrawals, reason);
+            hears = hears && self.tell(origin, &withdrawals, reason).await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        for replica in replicas {
+            // The operator may have changed his mind; the origin offers what it misses again.
+            if decline == Decline::Leaving && !self.terms.is_leaving() {
+                break;
             }
-            tokio::time::sleep(SETTLE).await;
-            for replica in replicas {
-                // The operator may have changed his mind; the origin offers what it misses again.
-                if decline == Decline::Leaving && !self.terms.is_leaving() {
-                    break;
-                }
-                self.store.retire(replica).await?;
-                self.store.remove_unused(&replica.record.sha256).await?;
-            }
-            Ok::<_, GiveUpError>(())
-        };
-        if let Err(error) = gone.await {
-            tracing::error!(%origin, %error, "giving up replicas");
+            note(replica, self.store.retire(replica).await);
+            note(replica, self.store.remove_unused(&replica.record.sha256).await);
         }
         self.terms.settle(replicas);
     }
@@ -320,14 +302,18 @@ impl Withdrawer {
                 send_withdrawals(&self.client, &peer, gone, reason).await?;
             }
         }
-        if let Err(error) = self.outbox.told(withdrawals) {
-            tracing::error!(%error, "noting withdrawals");
-        }
+        self.outbox.told(withdrawals);
         Ok(())
     }
 
     fn scaled(&self, period: Duration) -> Duration {
         period.mul_f64(self.time_scale).max(Duration::from_millis(50))
+    }
+}
+
+fn note<T>(replica: &Replica, result: Result<T, StoreError>) {
+    if let Err(error) = result {
+        tracing::error!(origin = %replica.record.origin, path = %replica.record.path, %error, "giving up a replica");
     }
 }
 

@@ -1,14 +1,17 @@
 //! Who can be redirected to now: leases and first-hand health of every host, from which the weights in the table follow.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::object::Sha256;
 use p2pcdn_core::peer::PeerRecord;
 use serde::{Deserialize, Serialize};
 
+use super::debt::Debt;
 use crate::publish::{Board, Exposure};
 use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
+use crate::reputation::book::{Book, Trust};
 
 /// Weight of a host in good health, in thousandths.
 pub const FULL_WEIGHT: u16 = 1000;
@@ -54,8 +57,11 @@ impl Health {
 /// Every host that has granted a lease.
 pub struct Holders {
     board: Arc<Board>,
+    book: Arc<Book>,
     by_domain: Mutex<BTreeMap<String, Holder>>,
     refusals: Mutex<BTreeMap<String, Refusals>>,
+    /// Whether there are redirects, or soon may be.
+    is_needed: AtomicBool,
 }
 
 /// What a host did not take or did not keep, since the start.
@@ -78,9 +84,19 @@ pub struct Holder {
     pub health: Health,
     /// Redirects since the start.
     pub redirects: u64,
+    /// Bytes per second that are redirected to it, over about a minute.
+    pub redirected_bytes_per_s: f64,
     lease_until_ms: u64,
     redirected_ms: Option<u64>,
     probed_ms: Option<u64>,
+    /// What was redirected beyond the lease.
+    debt: Debt,
+    /// What of the lease the workers share now.
+    granted_bytes_per_s: u64,
+    /// The last good probe.
+    proven_ms: Option<u64>,
+    /// Redirects have begun, and it was last proven too long before that; until the next probe it gets none.
+    is_doubtful: bool,
     suspect: Option<Copy>,
 }
 
@@ -104,20 +120,26 @@ pub struct Due {
     pub suspect: Option<Copy>,
 }
 
-/// A host that has just received redirects is probed this often, and so is one that is not in full health. With the time that a probe may
+/// A host that has just received redirects is probed this often, and so is one that is not in full health, and everybody who may get
+/// redirects at any moment. With the time that a probe may
 /// take (0.7 s) and a default tick of the filter (0.25 s) a dead host is out of redirects within 2 s of its last good probe.
 const PROBE_MS: u64 = 900;
-/// Any other one this often, so that the first redirect does not meet a dead host.
+/// Any other one this often.
 const IDLE_PROBE_MS: u64 = 10_000;
+/// Who was not proven for longer than this gets no redirects once there are any again: it is probed first.
+const PROVEN_MS: u64 = 2_000;
 /// Hints lead to a probe at most this often.
 const HINT_MS: u64 = 250;
+/// Half-life of [`Holder::redirected_bytes_per_s`].
+const RATE_HALF_LIFE_S: f64 = 30.0;
 /// A host receives redirects if the last one is not longer ago than this.
 const ACTIVE_MS: u64 = 10_000;
 
 impl Holders {
     /// Nobody yet.
-    pub fn new(board: Arc<Board>) -> Self {
-        Self { board, by_domain: Mutex::default(), refusals: Mutex::default() }
+    pub fn new(board: Arc<Board>, book: Arc<Book>) -> Self {
+        let is_needed = AtomicBool::new(false);
+        Self { board, book, by_domain: Mutex::default(), refusals: Mutex::default(), is_needed }
     }
 
     /// A host has granted or renewed a lease; `now_ms` is monotonic, here and below.
@@ -127,6 +149,7 @@ impl Holders {
         holder.replica_name.clone_from(&peer.replica_name);
         holder.lease_bytes_per_s = grant.bytes_per_s;
         holder.lease_until_ms = now_ms.saturating_add(u64::from(grant.valid_s) * 1000);
+        holder.settle(now_ms);
         self.publish(&peer.domain, holder);
     }
 
@@ -145,9 +168,36 @@ impl Holders {
         self.refusals().get(domain).cloned().unwrap_or_default()
     }
 
+    /// Whether the site redirects, or is so near its target that it soon may; it is said before every answer to the filter. Once it is so,
+    /// everybody is probed every second, and whoever has not been for long is left out until then.
+    pub fn needed(&self, is_needed: bool, now_ms: u64) {
+        if self.is_needed.swap(is_needed, Ordering::Relaxed) || !is_needed {
+            return;
+        }
+        for (domain, holder) in self.holders().iter_mut() {
+            let is_proven = holder.proven_ms.is_some_and(|at| now_ms.saturating_sub(at) <= PROVEN_MS);
+            if holder.health.weight() > 0 && !is_proven {
+                holder.is_doubtful = true;
+                self.publish(domain, holder);
+            }
+        }
+    }
+
+    /// There is nothing that a host could be asked for: it has to prove itself once it holds something again.
+    pub fn holds_nothing(&self, domain: &str) {
+        if let Some(holder) = self.holders().get_mut(domain)
+            && matches!(holder.health, Health::Up { .. })
+        {
+            holder.health = Health::Unproven;
+            self.publish(domain, holder);
+        }
+    }
+
     /// A probe has come to its end.
-    pub fn probed(&self, domain: &str, good: bool) {
+    pub fn probed(&self, domain: &str, good: bool, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
+            holder.is_doubtful = false;
+            holder.proven_ms = if good { Some(now_ms) } else { holder.proven_ms };
             let health = holder.health.after(good);
             match (holder.health, health) {
                 (Health::Down, Health::Up { .. }) => tracing::warn!(peer = %domain, "host answers again"),
@@ -161,11 +211,17 @@ impl Holders {
         }
     }
 
-    /// The filter has redirected to a host.
-    pub fn redirected(&self, domain: &str, requests: u32, now_ms: u64) {
+    /// The filter has redirected to a host: so many requests, for objects of so many bytes.
+    pub fn redirected(&self, domain: &str, requests: u32, bytes: u64, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
             holder.redirects = holder.redirects.saturating_add(u64::from(requests));
+            holder.fade(now_ms);
+            holder.redirected_bytes_per_s += bytes as f64 * std::f64::consts::LN_2 / RATE_HALF_LIFE_S;
             holder.redirected_ms = Some(now_ms);
+            holder.debt.draw(bytes);
+            if holder.settle(now_ms) {
+                self.publish(domain, holder);
+            }
         }
     }
 
@@ -191,31 +247,56 @@ impl Holders {
     pub fn removed(&self, domain: &str) {
         self.refusals().remove(domain);
         if let Some(mut holder) = self.holders().remove(domain) {
-            holder.lease_bytes_per_s = 0;
+            holder.granted_bytes_per_s = 0;
             holder.health = Health::Down;
             self.publish(domain, &holder);
             self.board.forget_holder(domain);
         }
     }
 
-    /// Ends grants that were not renewed, and returns the hosts that are to be probed now.
-    pub fn due(&self, now_ms: u64) -> Vec<Due> {
+    /// Ends grants that were not renewed, and returns the hosts that are to be probed now, at most so many: the others stay due. Those
+    /// that answered last come first, and among them those that have waited longest.
+    pub fn due(&self, now_ms: u64, most: usize) -> Vec<Due> {
+        let is_needed = self.is_needed.load(Ordering::Relaxed);
         let mut due = Vec::new();
-        for (domain, holder) in self.holders().iter_mut() {
+        let mut holders = self.holders();
+        for (domain, holder) in holders.iter_mut() {
             if holder.lease_bytes_per_s > 0 && holder.lease_until_ms <= now_ms {
                 holder.lease_bytes_per_s = 0;
+            }
+            if holder.settle(now_ms) {
                 self.publish(domain, holder);
             }
             let is_active = holder.redirected_ms.is_some_and(|at| now_ms.saturating_sub(at) <= ACTIVE_MS);
             let is_steady = holder.health == Health::Up { weight: FULL_WEIGHT };
-            let period = if is_active || !is_steady { PROBE_MS } else { IDLE_PROBE_MS };
+            let may_be_next = is_needed && holder.lease_bytes_per_s > 0;
+            let period = if is_active || !is_steady || may_be_next { PROBE_MS } else { IDLE_PROBE_MS };
             if holder.probed_ms.is_none_or(|at| now_ms.saturating_sub(at) >= period) {
-                holder.probed_ms = Some(now_ms);
-                let (domain, replica_name) = (domain.clone(), holder.replica_name.clone());
-                due.push(Due { domain, replica_name, suspect: holder.suspect.take() });
+                due.push((holder.health == Health::Down, domain, holder));
             }
         }
-        due
+        due.sort_by_key(|(is_down, _, holder)| (*is_down, holder.probed_ms));
+        due.truncate(most);
+        let probe = |(_, domain, holder): (bool, &String, &mut Holder)| {
+            holder.probed_ms = Some(now_ms);
+            Due { domain: domain.clone(), replica_name: holder.replica_name.clone(), suspect: holder.suspect.take() }
+        };
+        due.into_iter().map(probe).collect()
+    }
+
+    /// Whether a peer gets redirects at all, as far as its reputation goes.
+    pub fn gets_redirects(&self, domain: &str) -> bool {
+        self.book.trust(domain, 0.0).weight > 0.0
+    }
+
+    /// Publishes what has come to be thought of every host since it was last published.
+    pub fn review(&self) {
+        self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.holders().len()
     }
 
     /// All of them, by domain.
@@ -224,8 +305,12 @@ impl Holders {
     }
 
     fn publish(&self, domain: &str, holder: &Holder) {
-        let lease_bytes_per_s = holder.lease_bytes_per_s;
-        let exposure = Exposure { weight: holder.health.weight(), newcomer: false, lease_bytes_per_s };
+        let lease_bytes_per_s = holder.granted_bytes_per_s;
+        let Trust { weight, newcomer } = self.book.trust(domain, holder.redirected_bytes_per_s);
+        let health = if holder.is_doubtful { 0 } else { holder.health.weight() };
+        // Whoever may get redirects at all gets some, or there would be nothing to audit.
+        let weight = (f64::from(health) * weight).ceil() as u16;
+        let exposure = Exposure { weight, newcomer, lease_bytes_per_s };
         if !self.board.set_peer(domain, &holder.replica_name, exposure) {
             tracing::warn!(peer = %domain, "too many holders, leaving this one out of redirects");
         }
@@ -240,118 +325,18 @@ impl Holders {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use p2pcdn_core::lookup::HashKey;
-    use p2pcdn_core::sync::{Have, Op};
-
-    fn holders() -> (Holders, Arc<Board>) {
-        let board = Arc::new(Board::new("a.test".into(), 1, HashKey::default()));
-        (Holders::new(board.clone()), board)
+impl Holder {
+    fn fade(&mut self, now_ms: u64) {
+        let passed_s = self.redirected_ms.map_or(0.0, |at| now_ms.saturating_sub(at) as f64 / 1000.0);
+        self.redirected_bytes_per_s *= (-passed_s / RATE_HALF_LIFE_S).exp2();
     }
 
-    fn peer() -> PeerRecord {
-        PeerRecord {
-            domain: "b.test".into(),
-            node_key: Sha256([1; 32]),
-            sequence: 1,
-            issued_s: 0,
-            expires_s: 1,
-            endpoint: "b.test".into(),
-            replica_name: "r.b.test".into(),
-            versions: vec![1],
-            capabilities: vec![],
-            contact: String::new(),
-        }
-    }
-
-    fn published(board: &Board) -> (u16, u64) {
-        let ops = board.changes_since(Have::default()).ops;
-        let last = ops.iter().rev().find_map(|op| match op {
-            Op::Holder(row) => Some((row.weight, row.lease_bytes_per_s)),
-            _ => None,
-        });
-        last.expect("a holder")
-    }
-
-    const GRANT: LeaseGrant = LeaseGrant { bytes_per_s: 10, valid_s: 30 };
-
-    #[test]
-    fn a_host_is_redirected_to_once_a_probe_has_found_it_well() {
-        let (holders, board) = holders();
-        holders.granted(&peer(), GRANT, 0);
-        assert_eq!(published(&board), (0, 10));
-        holders.probed("b.test", true);
-        assert_eq!(published(&board), (FULL_WEIGHT, 10));
-    }
-
-    #[test]
-    fn one_failed_probe_ends_redirects_and_recovery_starts_slowly() {
-        let (holders, board) = holders();
-        holders.granted(&peer(), GRANT, 0);
-        holders.probed("b.test", true);
-        holders.probed("b.test", false);
-        assert_eq!(published(&board), (0, 10));
-        let mut weights = Vec::new();
-        for _ in 0..5 {
-            holders.probed("b.test", true);
-            weights.push(published(&board).0);
-        }
-        assert_eq!(weights, [125, 250, 500, 1000, 1000]);
-    }
-
-    #[test]
-    fn refusals_are_counted_by_reason_until_the_peer_is_none_any_more() {
-        let (holders, _) = holders();
-        holders.declined("b.test", Decline::Denied);
-        holders.declined("b.test", Decline::Quota);
-        holders.declined("b.test", Decline::Denied);
-        holders.withdrawn("b.test", WithdrawalReason::Leaving, 5);
-        let refusals = holders.refusals_of("b.test");
-        assert_eq!(refusals.declined, [(Decline::Denied, 2), (Decline::Quota, 1)].into());
-        assert_eq!(refusals.withdrawn, [(WithdrawalReason::Leaving, 5)].into());
-        assert_eq!(holders.refusals_of("c.test"), Refusals::default());
-        holders.removed("b.test");
-        assert_eq!(holders.refusals_of("b.test"), Refusals::default());
-    }
-
-    #[test]
-    fn a_lease_that_is_not_renewed_runs_out() {
-        let (holders, board) = holders();
-        holders.granted(&peer(), GRANT, 0);
-        holders.probed("b.test", true);
-        holders.due(29_999);
-        assert_eq!(published(&board).1, 10);
-        holders.due(30_000);
-        assert_eq!(published(&board).1, 0);
-    }
-
-    #[test]
-    fn hosts_are_probed_every_second_while_redirected_to_or_unwell() {
-        let (holders, _) = holders();
-        holders.granted(&peer(), GRANT, 0);
-        let due = |now| !holders.due(now).is_empty();
-        assert!(due(0));
-        assert!(!due(500), "not yet");
-        assert!(due(1000), "unproven");
-        holders.probed("b.test", true);
-        assert!(!due(2000), "well and idle");
-        holders.redirected("b.test", 1, 2000);
-        assert!(due(2001));
-        assert!(!due(2900));
-        assert!(due(2901));
-        assert!(!due(12_500), "idle again");
-        let suspect = Copy { path: "/x".into(), sha256: Sha256([1; 32]) };
-        holders.doubted("b.test", suspect.clone(), 12_501);
-        assert_eq!(holders.due(12_501)[0].suspect, Some(suspect.clone()));
-        holders.doubted("b.test", suspect, 12_502);
-        assert!(!due(12_502), "clients cannot make it probe without end");
-        holders.probed("b.test", false);
-        assert!(due(13_502));
-        holders.hurry(|name| name == "r.c.test");
-        assert!(!due(13_503));
-        holders.hurry(|name| name == "r.b.test");
-        assert!(due(13_503));
+    /// Whether what the workers share of the lease has changed.
+    fn settle(&mut self, now_ms: u64) -> bool {
+        let granted = self.debt.granted(self.lease_bytes_per_s, now_ms);
+        std::mem::replace(&mut self.granted_bytes_per_s, granted) != granted
     }
 }
+
+#[cfg(test)]
+mod tests;

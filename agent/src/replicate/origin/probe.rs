@@ -46,10 +46,8 @@ impl Prober {
             while probes.try_join_next().is_some() {}
             // A host that dies closes its connections: that is heard of long before the next probe is due.
             self.holders.hurry(|replica_name| self.connector.lost_connection(replica_name));
-            for due in self.holders.due(monotonic_ms()) {
-                while probes.len() >= MAX_PROBES {
-                    probes.join_next().await;
-                }
+            // Who does not fit in now is due at the next tick.
+            for due in self.holders.due(monotonic_ms(), MAX_PROBES.saturating_sub(probes.len())) {
                 let prober = self.clone();
                 probes.spawn(async move { prober.probe(due).await });
             }
@@ -60,24 +58,24 @@ impl Prober {
         let Due { domain, replica_name, suspect } = due;
         let any = || self.board.sample(&domain);
         // Who holds nothing gets no redirects either.
-        let Some(Copy { path, sha256 }) = suspect.or_else(any) else { return };
+        let Some(Copy { path, sha256 }) = suspect.or_else(any) else { return self.holders.holds_nothing(&domain) };
         let url = format!("{REPLICA_PREFIX}{}/{sha256}{path}", self.origin);
         let answer = self.connector.request_web(Method::HEAD, &replica_name, &url, HeaderMap::new(), 0, TIMEOUT).await;
         match answer.map(|answer| answer.status) {
-            Ok(StatusCode::OK) => self.holders.probed(&domain, true),
+            Ok(StatusCode::OK) => self.holders.probed(&domain, true, monotonic_ms()),
             // The host is there but sends this object's clients back: that copy is gone.
             Ok(StatusCode::FOUND | StatusCode::NOT_FOUND) => {
                 tracing::info!(peer = %domain, %path, "host no longer has a replica");
                 self.board.set_holder(&path, &sha256, &domain, false);
-                self.holders.probed(&domain, true);
+                self.holders.probed(&domain, true, monotonic_ms());
             }
             Ok(status) => {
                 tracing::debug!(peer = %domain, %status, "probe");
-                self.holders.probed(&domain, false);
+                self.holders.probed(&domain, false, monotonic_ms());
             }
             Err(error) => {
                 tracing::debug!(peer = %domain, %error, "probe");
-                self.holders.probed(&domain, false);
+                self.holders.probed(&domain, false, monotonic_ms());
             }
         }
     }

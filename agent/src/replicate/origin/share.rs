@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pcdn_core::decide::ONE_PPM;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use super::holders::{Health, Holders};
 use super::plan::{Drawn, Periods, Plan, Version, Whereabouts};
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
+use crate::gossip::proof::{Proof, false_acknowledgement};
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError, Signed};
 use crate::load::LoadMeter;
 use crate::publish::Board;
@@ -34,6 +36,7 @@ pub struct Sharer {
     pub holders: Arc<Holders>,
     load: Arc<Mutex<LoadMeter>>,
     metrics: Arc<Metrics>,
+    proofs: mpsc::Sender<Proof>,
     time_scale: f64,
     plan: Mutex<Plan>,
     talks: Mutex<HashMap<String, Talk>>,
@@ -55,6 +58,8 @@ pub struct Parts {
     pub load: Arc<Mutex<LoadMeter>>,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+    /// Takes what convicts a host.
+    pub proofs: mpsc::Sender<Proof>,
 }
 
 /// The talk with one peer.
@@ -110,7 +115,7 @@ impl Sharer {
             keep: scaled(share.keep.as_millis() as u64),
         };
         let half_life_ms = parts.catalogue.demand().half_life_ms();
-        let Parts { catalogue, membership, client, board, holders, load, metrics } = parts;
+        let Parts { catalogue, membership, client, board, holders, load, metrics, proofs } = parts;
         Self {
             catalogue,
             membership,
@@ -119,6 +124,7 @@ impl Sharer {
             holders,
             load,
             metrics,
+            proofs,
             time_scale,
             plan: Mutex::new(Plan::new(share.policy, share.replicas, periods, half_life_ms)),
             talks: Mutex::default(),
@@ -208,7 +214,8 @@ impl Sharer {
             let failing_since_ms = talks.get(domain).and_then(|talk| talk.failing_since_ms);
             let is_dead = failing_since_ms.is_some_and(|at| now_ms.saturating_sub(at) >= self.scaled(DEAD_MS));
             let lends = if holder.health == Health::Down { 0 } else { holder.lease_bytes_per_s };
-            plan.set_host(domain, !is_dead, lends);
+            // Copies where nobody is sent are none.
+            plan.set_host(domain, !is_dead && self.holders.gets_redirects(domain), lends);
         }
     }
 
@@ -374,6 +381,13 @@ impl Sharer {
             && acknowledgement.host == *domain
             && acknowledgement.origin == self.catalogue.site().domain
             && object.as_ref().is_some_and(matches);
+        if signed.key == host.key()
+            && let Some(object) = object.filter(|object| object.signed.digest() == acknowledgement.record)
+            && let Some(proof) = false_acknowledgement(&object.signed, signed)
+        {
+            // Full means that many are being told already.
+            let _ = self.proofs.try_send(proof);
+        }
         if valid {
             self.board.set_holder(path, sha256, domain, true);
             self.plan().acknowledged(domain, path, *sha256, acknowledgement.sequence, monotonic_ms());

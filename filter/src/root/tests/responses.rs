@@ -23,7 +23,7 @@ impl Site {
     }
 
     fn knows(&self, path: &str) -> bool {
-        self.root.vm.as_ref().unwrap().borrow().table.find(key(path)).is_some()
+        self.root.vm.as_ref().unwrap().borrow().gate.table().find(key(path)).is_some()
     }
 }
 
@@ -46,7 +46,11 @@ fn answers_to_return_urls_are_opened_to_every_page_for_objects_in_the_table_only
     assert_eq!(value("access-control-allow-credentials").unwrap(), "true");
     site.respond(&[&BACK[..], &[("origin", "null"), ("cookie", "a=b")]].concat(), 200, public);
     assert_eq!(value("access-control-allow-origin").unwrap(), "*", "no credentials where a cookie came");
-    assert_eq!(site.metric("p2pcdn.returned"), 3);
+    for odd in ["https://a.test\r\nset-cookie: a=b", "https://a.test\0", "\u{7f}", "https://ä.test", "a b"] {
+        site.respond(&[&BACK[..], &[("origin", odd)]].concat(), 200, public);
+        assert_eq!(value("access-control-allow-origin").unwrap(), "*", "{odd:?}");
+    }
+    assert_eq!(site.metric("p2pcdn.returned"), 8);
     site.root.tick();
     assert_eq!(site.last_report().returned, [key("/a.png")]);
 }
@@ -113,11 +117,63 @@ fn anything_less_than_proof_only_asks_the_agent() {
 
 #[test]
 fn what_a_stranger_would_not_get_proves_nothing() {
-    for header in [("x-original-url", "/other"), ("range", "bytes=0-"), ("cache-control", "no-cache")] {
-        let site = Site::idle(r#", "stay_local_s": 10"#);
-        site.respond(&[&IMAGE[..], &[header]].concat(), 200, &[("etag", "\"two\"")]);
+    // A tool's unlisted header or a reload is not looked at; browsers send cookies with every image.
+    const BROWSER: Headers =
+        &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    let cases: [(Headers, (&str, &str), u16, bool); 6] = [
+        (&[], ("x-original-url", "/other"), 200, false),
+        (&[], ("cache-control", "no-cache"), 200, false),
+        (&[], ("range", "bytes=0-"), 200, true),
+        (&[], ("range", "bytes=0-"), 206, true),
+        (BROWSER, ("cookie", "a=b"), 200, true),
+        (BROWSER, ("cookie", "a=b"), 404, true),
+    ];
+    for (client, header, status, is_questioned) in cases {
+        let mut site = Site::idle(r#", "stay_local_s": 10"#);
+        site.respond(&[&IMAGE[..], client, &[header]].concat(), status, &[("etag", "\"two\"")]);
         assert!(site.knows("/a.png"), "{header:?}");
+        site.root.tick();
+        let report = site.last_report();
+        assert_eq!(
+            (report.contradicted, !report.questioned.is_empty()),
+            (vec![], is_questioned),
+            "{header:?} {status}"
+        );
     }
+}
+
+#[test]
+fn visitors_with_cookies_do_not_use_up_the_look_that_proves_something() {
+    let mut site = Site::loaded(r#", "stay_local_s": 10"#);
+    let browser = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    let with_cookie = [&IMAGE[..], &browser, &[("cookie", "a=b")]].concat();
+    site.respond(&with_cookie, 200, &[("etag", "\"one\"")]);
+    assert_eq!(site.ask(&with_cookie).verdict, Verdict::Redirected, "once in a period is enough");
+    site.respond(&IMAGE, 200, &[("etag", "\"two\"")]);
+    assert!(!site.knows("/a.png"), "a stranger's request is looked at all the same");
+    site.root.tick();
+    assert_eq!(site.last_report().contradicted, [key("/a.png")]);
+}
+
+#[test]
+fn pages_that_visitors_were_shown_are_told_to_the_agent() {
+    let mut site = Site::loaded("");
+    let navigation = |path: &'static str| {
+        [
+            (":method", "GET"),
+            (":path", path),
+            ("sec-fetch-dest", "document"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-site", "none"),
+        ]
+    };
+    site.respond(&navigation("/blog/?who=me"), 200, &[]);
+    site.respond(&[&navigation("/reloaded")[..], &[("cache-control", "max-age=0")]].concat(), 304, &[]);
+    for status in [301, 302, 401, 404, 503] {
+        site.respond(&navigation("/no-page"), status, &[]);
+    }
+    site.root.tick();
+    assert_eq!(site.last_report().pages, ["/blog/", "/reloaded"]);
 }
 
 #[test]
@@ -137,6 +193,35 @@ fn a_failing_origin_is_replaced_by_a_replica() {
     let off = Site::idle(r#", "rescue": false"#);
     assert!(!off.respond(&IMAGE, 503, &[]));
     assert_eq!((off.metric("p2pcdn.origin_failures"), off.metric("p2pcdn.rescued")), (1, 0));
+}
+
+#[test]
+fn a_redirect_says_once_who_may_read_and_embed_whatever_the_proxys_routes_add() {
+    let browser = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "image")];
+    let image = [&IMAGE[..], &browser].concat();
+    let row = |sharing, embedding| ObjectRow { sharing, embedding, ..row("/a.png", Class::Image) };
+    let said = |sharing, embedding, is_rescued: bool| {
+        let mut site = if is_rescued { Site::idle("") } else { Site::loaded("") };
+        site.root.tick();
+        let steering = if is_rescued { Steering::default() } else { ALL };
+        site.answer(&Update { ops: vec![Op::Object(row(sharing, embedding))], steering, ..nothing_new() });
+        let mut request = site.ask(&image);
+        if is_rescued {
+            site.host.set_response(503, &[]);
+            assert!(request.complete_response());
+        }
+        // The proxy shows the answer that the filter has sent.
+        site.host.set_response(307, &[]);
+        assert!(!request.complete_response());
+        let headers = site.host.response_headers();
+        headers.into_iter().map(|(name, value)| (name, String::from_utf8(value).unwrap())).collect::<Vec<_>>()
+    };
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    for is_rescued in [false, true] {
+        assert_eq!(said(Sharing::SameOrigin, Embedding::Unstated, is_rescued), [], "nothing is looked at twice");
+        let both = [header("access-control-allow-origin", "*"), header("cross-origin-resource-policy", "cross-origin")];
+        assert_eq!(said(Sharing::Anyone, Embedding::Anyone, is_rescued), both);
+    }
 }
 
 #[test]

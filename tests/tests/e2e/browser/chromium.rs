@@ -12,6 +12,7 @@ use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
 use fantoccini::{Client, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use p2pcdn_tests::process::Program;
+use p2pcdn_tests::tunnel::Tunnel;
 use p2pcdn_tests::{Site, poll};
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
@@ -82,12 +83,24 @@ impl Driver {
         self.browser_with(name, json!({})).await
     }
 
+    /// Like [`Driver::browser`], for a visitor whose connections go through the tunnel.
+    pub(crate) async fn browser_through(&self, name: &str, tunnel: &Tunnel) -> Browser {
+        // By a name, since addresses are not resolved; loopback is not proxied unless one says so.
+        let proxy = format!("--proxy-server=http://tunnel.localhost:{}", tunnel.port());
+        self.launch(name, json!({}), &[proxy, "--proxy-bypass-list=<-loopback>".into()]).await
+    }
+
     /// Like [`Driver::browser`], with what chromedriver is to log: `goog:loggingPrefs`.
     pub(crate) async fn browser_with(&self, name: &str, logging: Value) -> Browser {
+        self.launch(name, logging, &[]).await
+    }
+
+    async fn launch(&self, name: &str, logging: Value, more_flags: &[String]) -> Browser {
         let profile = self.directory.path().join(name);
         let downloads = self.directory.path().join(format!("{name}-downloads"));
         std::fs::create_dir_all(&downloads).unwrap();
         let mut flags: Vec<String> = FLAGS.map(Into::into).into();
+        flags.extend_from_slice(more_flags);
         flags.push(format!("--user-data-dir={}", profile.display()));
         flags.push(format!("--ignore-certificate-errors-spki-list={}", self.pins.join(",")));
         let options = json!({

@@ -3,9 +3,12 @@
 
 mod cells;
 mod chromium;
+mod evidence;
 mod fate;
 mod kept_redirects;
+mod loads;
 mod page;
+mod two_faced;
 mod video;
 mod visit;
 
@@ -26,7 +29,8 @@ const ROUTES: &str = "                        # Static content. Large files";
 /// A site that redirects everything at once, and what its operator allows beyond the defaults.
 const SETTINGS: &str = r#""stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 50, "fetch_paths": ["/opted/fetch-"],
                               "download_paths": ["/opted/"], "plain_style_paths": ["/declared/plain-"],
-                              "cross_site_paths": ["/shared/"], "exclude": []"#;
+                              "cross_site_paths": ["/shared/", "/open/", "/corp/"], "exclude": []"#;
+const SCRIPTED: &str = "/scripted.svg";
 /// Shows on the page itself that its script has run.
 const SCRIPTED_SVG: &str = "<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'>\
     <script>document.documentElement.setAttribute('data-ran', '')</script></svg>";
@@ -43,7 +47,7 @@ async fn every_cell_goes_its_way_and_works_as_without_redirects() {
     alpha.set("share.code_paths", vec!["/declared/"]);
     fill(alpha, 4);
     let hot = Content::scan(&alpha.directory().join("srv")).unwrap();
-    alpha.content.put("/scripted.svg", format!("{SCRIPTED_SVG:PADDING$}").as_bytes()).unwrap();
+    alpha.content.put(SCRIPTED, format!("{SCRIPTED_SVG:PADDING$}").as_bytes()).unwrap();
     for page in &pages {
         page.write(if page.is_foreign { bravo } else { alpha }, alpha);
     }
@@ -51,9 +55,12 @@ async fn every_cell_goes_its_way_and_works_as_without_redirects() {
     let routes = [
         route("/isolated", &isolated),
         route("/policy/", &[("content-security-policy", &policy)]),
+        route("/open/", &[("access-control-allow-origin", "*")]),
+        route("/corp/", &[("cross-origin-resource-policy", "cross-origin")]),
         route("/cookie/page.html", &[("set-cookie", "visitor=1; path=/cookie/; secure")]),
     ];
     alpha.edit(ROUTES, format!("{}{ROUTES}", routes.concat()));
+    bravo.edit(ROUTES, format!("{}{ROUTES}", route("/corp/", &isolated)));
     alpha.edit(r#""mode": "on""#, r#""mode": "off""#);
     befriend(&mut sites).await;
     let driver = Driver::start(&sites).await;
@@ -105,21 +112,35 @@ fn lose_replicas(sites: &[Site], pages: &[&Page]) {
 /// A replica is no page, no script and no worker at the site that carries it.
 async fn nothing_acts_as_part_of_its_host(browser: &Browser, sites: &[Site]) {
     let [alpha, bravo, _] = sites else { unreachable!("three sites") };
-    let object = alpha.content.objects().into_iter().find(|object| object.path == "/scripted.svg").unwrap();
-    let replica = replica_url(bravo, alpha, object.versions[0], &object.path);
+    let replica = |path: &str| {
+        let object = alpha.content.objects().into_iter().find(|object| object.path == path).unwrap();
+        replica_url(bravo, alpha, object.versions[0], path)
+    };
+    let picture = replica(SCRIPTED);
     let has_run = "return document.documentElement.hasAttribute('data-ran')";
 
-    browser.open(&alpha.url(&object.path)).await;
+    browser.open(&alpha.url(SCRIPTED)).await;
     assert_eq!(browser.run(has_run).await, true, "the script does not even run at home");
-    browser.open(&replica).await;
+    browser.open(&picture).await;
     assert_eq!(browser.run(has_run).await, false);
     // Whatever such a page were to load from the replica name is refused, too.
     let status =
-        browser.run(&format!("return fetch('{replica}').then((answer) => answer.status, (error) => error.name)")).await;
+        browser.run(&format!("return fetch('{picture}').then((answer) => answer.status, (error) => error.name)")).await;
     assert!(status == 403 || status == "TypeError", "{status}");
 
     browser.open(&bravo.url("/third/page.html")).await;
-    let attempts = [
+    // The script runs wherever it is let: in a page, as a module, in a worker.
+    for replica in [picture, replica("/declared/worker/worker.js")] {
+        for attempt in attempts(&replica) {
+            let said = browser.run(&format!("return (async () => {{ {attempt} }})()")).await;
+            assert_eq!(said, "error", "{attempt}");
+        }
+    }
+}
+
+/// Ways to make a replica do something, each of which comes to `error` if it does not.
+fn attempts(replica: &str) -> [String; 9] {
+    [
         format!("return script('{replica}')"),
         format!("return script('{replica}', {{ type: 'module' }})"),
         format!("return script('{replica}', {{ crossOrigin: 'anonymous' }})"),
@@ -135,11 +156,7 @@ async fn nothing_acts_as_part_of_its_host(browser: &Browser, sites: &[Site]) {
             "const frame = node('iframe'); \
                  return settled(frame, () => (frame.src = '{replica}'), () => frame.contentDocument ? 'same origin' : 'error')"
         ),
-    ];
-    for attempt in attempts {
-        let said = browser.run(&format!("return (async () => {{ {attempt} }})()")).await;
-        assert_eq!(said, "error", "{attempt}");
-    }
+    ]
 }
 
 /// What a strict policy of a site allows that lets its hosts help.

@@ -63,6 +63,11 @@ impl Cell {
         self.breaks = Some(outcome);
         self
     }
+
+    /// The page's own policy keeps the browser from asking.
+    pub(super) fn unask(&mut self) {
+        self.files.iter_mut().for_each(|file| file.fate = Fate::Unasked);
+    }
 }
 
 /// A file by its extension, which makes it an object.
@@ -137,6 +142,7 @@ impl File {
         match (extension, self.text) {
             ("png", None) => [PNG, path.as_bytes()].concat(),
             ("ttf", None) => [FONT, path.as_bytes()].concat(),
+            ("wav", None) => [&wav(&noise(2, PADDING)), path.as_bytes()].concat(),
             ("zip", None) => [&noise(1, PADDING), path.as_bytes()].concat(),
             ("js" | "css", Some(text)) => format!("{text}\n/*{path:PADDING$}*/\n").into(),
             ("html" | "svg", Some(text)) => format!("{text}\n<!--{:PADDING$}-->\n", "").into(),
@@ -144,6 +150,25 @@ impl File {
             (_, None) => panic!("no content for {}", self.name),
         }
     }
+}
+
+/// Samples of one byte, 8000 a second, as an uncompressed recording.
+pub(super) fn wav(samples: &[u8]) -> Vec<u8> {
+    const RATE: u32 = 8000;
+    let length = u32::try_from(samples.len()).unwrap();
+    let mut bytes = Vec::new();
+    bytes.extend(b"RIFF");
+    bytes.extend((36 + length).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16u32.to_le_bytes());
+    bytes.extend([1, 0, 1, 0]); // PCM, one channel
+    bytes.extend(RATE.to_le_bytes());
+    bytes.extend(RATE.to_le_bytes());
+    bytes.extend([1, 0, 8, 0]); // bytes and bits of a sample
+    bytes.extend(b"data");
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(samples);
+    bytes
 }
 
 /// Writes a file that is no object.

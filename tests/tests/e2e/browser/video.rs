@@ -9,11 +9,12 @@ use p2pcdn_tests::{Site, poll};
 use serde_json::Value;
 
 use super::chromium::{Browser, Driver};
+use super::page::wav;
 use crate::support::{PATIENCE, PRESSURE, befriend, busy, fill, lab, no_more_redirects, p2pcdn, printed, redirects_to};
 
 /// So much more than a browser reads ahead that a seek to the end is a request of its own.
 const LENGTH: u32 = 24 << 20;
-/// Samples of one byte per second.
+/// Bytes of a recording per second.
 const RATE: u32 = 8000;
 const SECONDS: u32 = LENGTH / RATE + 1;
 /// How long a host that has died is waited for.
@@ -32,7 +33,7 @@ async fn a_video_stays_where_it_began_and_begins_elsewhere_when_its_host_has_die
     fill(alpha, 4);
     let hot = Content::scan(&alpha.directory().join("srv")).unwrap();
     for (name, seed) in [("redirected", 30), ("local", 31), ("dies", 32)] {
-        alpha.content.put(&format!("/{name}.wav"), &wav(seed)).unwrap();
+        alpha.content.put(&format!("/{name}.wav"), &wav(&noise(seed, LENGTH as usize))).unwrap();
     }
     std::fs::write(alpha.directory().join("srv/page.html"), PAGE).unwrap();
     befriend(&mut sites).await;
@@ -123,21 +124,4 @@ fn ranges_at(site: &Site, path: &str) -> Vec<(u16, bool)> {
     let mut ranges: Vec<_> = log.map(|access| (access.status, access.range.as_deref() == Some("bytes=0-"))).collect();
     ranges.sort_by_key(|(_, from_start)| !from_start);
     ranges
-}
-
-/// Noise as an uncompressed recording.
-fn wav(seed: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(b"RIFF");
-    bytes.extend((36 + LENGTH).to_le_bytes());
-    bytes.extend(b"WAVEfmt ");
-    bytes.extend(16u32.to_le_bytes());
-    bytes.extend([1, 0, 1, 0]); // PCM, one channel
-    bytes.extend(RATE.to_le_bytes());
-    bytes.extend(RATE.to_le_bytes());
-    bytes.extend([1, 0, 8, 0]); // bytes and bits of a sample
-    bytes.extend(b"data");
-    bytes.extend(LENGTH.to_le_bytes());
-    bytes.extend(noise(seed, LENGTH as usize));
-    bytes
 }

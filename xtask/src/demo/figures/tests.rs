@@ -14,6 +14,8 @@ struct Story {
     samples: Vec<Sample>,
     windows: Vec<Window>,
     died: Instant,
+    /// Copies of ten objects and offload at the end of each phase.
+    growth: [(&'static Phase, u64, f64); 3],
 }
 
 fn authority(name: &str) -> Authority {
@@ -38,7 +40,8 @@ fn failed(due: Instant, named_at: Instant) -> Sample {
 impl Story {
     fn new() -> Self {
         let begin = Instant::now();
-        let mut story = Self { begin, samples: vec![], windows: vec![], died: begin };
+        let growth: [(&'static Phase, u64, f64); 3] = [(&IDLE, 10, 0.0), (&RAMP, 15, 0.6), (&EXTREME, 20, 1.0)];
+        let mut story = Self { begin, samples: vec![], windows: vec![], died: begin, growth };
         let mut at = begin;
         for (phase, turns) in [
             (&IDLE, &["alpha"][..]),
@@ -62,7 +65,15 @@ impl Story {
     fn figures(&self) -> Figures {
         let (alpha, beta, gamma) = (authority("alpha"), authority("replica.beta"), authority("replica.gamma"));
         let death = Death { replica_name: &beta, at: self.died };
-        Figures::new(&alpha, &[&beta, &gamma], &self.samples, &self.windows, &death)
+        let growth = self.growth.map(|(phase, replicas, offload)| Growth {
+            at_s: 0.0,
+            phase: phase.name,
+            replicas,
+            replicas_per_object: replicas as f64 / 10.0,
+            offload,
+        });
+        let figures = Figures::new(&alpha, &[&beta, &gamma], &self.samples, &self.windows, &death);
+        Figures { growth: growth.into(), ..figures }
     }
 
     /// The first words of each expectation that is not met.
@@ -129,6 +140,15 @@ fn redirects_at_idle_and_at_the_end_of_the_recovery_are_noticed() {
     assert_eq!(story.unmet(), ["idle"]);
     story.samples.push(sample(end - millis(4999), "replica.gamma", Verdict::Current));
     assert_eq!(story.unmet(), ["idle", "recovery"]);
+}
+
+#[test]
+fn copies_and_offload_that_do_not_grow_with_the_load_are_noticed() {
+    let mut story = Story::new();
+    story.growth[2].1 = 10;
+    assert_eq!(story.unmet(), ["from idle to extreme copies per object grow"]);
+    story.growth[2].2 = 0.0;
+    assert_eq!(story.unmet(), ["from idle to extreme copies per object grow", "from idle to extreme offload grows"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::settings::OriginLimits;
 
-pub(in crate::replicate) fn host() -> Host {
+pub(crate) fn host() -> Host {
     Host {
         quota_bytes: 100,
         quota_per_origin_bytes: 60,

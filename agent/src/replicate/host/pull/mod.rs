@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::terms::Terms;
 use crate::clock::expiry_now_s;
+use crate::gossip::proof::{Proof, contradiction};
 use crate::identity::sequence::is_in_time;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
 use crate::replicate::bandwidth::FairBandwidth;
@@ -43,6 +44,8 @@ pub struct Puller {
     bandwidth: FairBandwidth,
     patience: Patience,
     offers: DefaultKeyedRateLimiter<String>,
+    /// Takes what convicts an origin.
+    proofs: Option<mpsc::Sender<Proof>>,
     state: Mutex<State>,
     /// Something waits, or may be begun now.
     wake: Notify,
@@ -98,7 +101,27 @@ impl Puller {
         let offers = RateLimiter::keyed(Quota::per_second(OFFERED_PER_S).allow_burst(OFFERED_AT_ONCE));
         let (state, wake) = (Mutex::default(), Notify::new());
         let patience = Patience::default();
-        Self { domain, key, terms, store, membership, client, metrics, bandwidth, patience, offers, state, wake }
+        let proofs = None;
+        Self {
+            domain,
+            key,
+            terms,
+            store,
+            membership,
+            client,
+            metrics,
+            bandwidth,
+            patience,
+            offers,
+            proofs,
+            state,
+            wake,
+        }
+    }
+
+    /// The same, which tells of origins that contradict themselves.
+    pub fn reporting_to(self, proofs: mpsc::Sender<Proof>) -> Self {
+        Self { proofs: Some(proofs), ..self }
     }
 
     /// What becomes of an object that a peer offers.
@@ -106,6 +129,29 @@ impl Puller {
         // Offers come in hundreds, and others are to have their turn in between.
         tokio::task::yield_now().await;
         self.admit(origin, offered).await.unwrap_or_else(|reason| Verdict::Declined { reason })
+    }
+
+    /// The operator has changed the terms: what no longer agrees with them neither waits nor is pulled any further, and of bytes that
+    /// are denied nothing is kept for another attempt.
+    pub async fn reconsider(&self) {
+        self.end_refused();
+        let terms = self.terms.clone();
+        self.store.forget_unfinished(move |sha256| terms.deny.covers_digest(sha256)).await;
+    }
+
+    fn end_refused(&self) {
+        let refuses =
+            |origin: &str, path: &str, sha256: &Sha256| self.terms.refuses_version(origin, path, sha256).is_some();
+        let mut state = self.state();
+        let left = state.waiting.sift(|pull| refuses(&pull.record.origin, &pull.record.path, &pull.record.sha256));
+        for (origin, paths) in &state.running {
+            let unwanted = paths.iter().filter(|(path, running)| refuses(origin, path, &running.sha256));
+            // What comes in a batch is looked at once more before it is committed.
+            unwanted.flat_map(|(_, running)| &running.cancel).for_each(CancellationToken::cancel);
+        }
+        drop(state);
+        // Reservations are given back after the lock.
+        drop(left);
     }
 
     /// What there is room for by this host's quotas.
@@ -143,6 +189,7 @@ impl Puller {
             return Err(Decline::BadRecord);
         }
         if let Some(held) = self.store.find(&record.origin, &record.path) {
+            self.compare(&held.signed, held.record.sequence, &signed, record.sequence);
             if held.record.sequence > record.sequence {
                 return Err(Decline::Outdated);
             }
@@ -190,6 +237,10 @@ impl Puller {
         let outdated = match state.waiting.find(&record.origin, &record.path) {
             Some(waiting) if waiting.record.sequence > record.sequence => return Err(Decline::Outdated),
             Some(waiting) if waiting.signed == *signed => return Ok(Some(Verdict::Accepted)),
+            Some(waiting) if waiting.record.sequence == record.sequence => {
+                self.compare(&waiting.signed, record.sequence, signed, record.sequence);
+                state.waiting.remove(&record.origin, &record.path)
+            }
             // Its reservation may be what the newer version needs.
             Some(_) => state.waiting.remove(&record.origin, &record.path),
             None => None,
@@ -197,6 +248,17 @@ impl Puller {
         drop(state);
         drop(outdated);
         Ok(None)
+    }
+
+    /// Tells of an origin that has signed two records as the same version.
+    fn compare(&self, held: &Signed, held_sequence: u64, offered: &Signed, sequence: u64) {
+        if held_sequence == sequence
+            && let Some(proofs) = &self.proofs
+            && let Some(proof) = contradiction(held, offered)
+        {
+            // Full means that many are being told already.
+            let _ = proofs.try_send(proof);
+        }
     }
 
     fn is_heard(&self, origin: &String) -> bool {

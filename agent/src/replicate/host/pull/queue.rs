@@ -112,6 +112,16 @@ impl<T> Queue<T> {
         wanted.into_iter().filter_map(|number| self.take(origin, number)).collect()
     }
 
+    /// Takes out everything that is not wanted any more.
+    pub(super) fn sift(&mut self, is_unwanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let of_lane = |(origin, lane): (&String, &Lane<T>)| {
+            let unwanted = lane.entries.iter().filter(|(_, entry)| is_unwanted(&entry.item));
+            unwanted.map(|(number, _)| (origin.clone(), *number)).collect::<Vec<_>>()
+        };
+        let unwanted: Vec<(String, u64)> = self.origins.iter().flat_map(of_lane).collect();
+        unwanted.into_iter().filter_map(|(origin, number)| self.take(&origin, number)).collect()
+    }
+
     #[cfg(test)]
     pub(super) fn is_anything(&self) -> bool {
         self.bytes > 0
@@ -215,6 +225,19 @@ mod tests {
         assert_eq!(queue.gather("a", 2, |n| n % 2 == 1), [1, 3]);
         assert_eq!(queue.gather("a", 9, |n| *n < 5), [0, 2, 4]);
         assert_eq!(len(&queue), 7);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_goes_from_every_lane_and_the_rest_keeps_its_order() {
+        let mut queue = Queue::default();
+        for n in 0..6 {
+            push(&mut queue, ["a", "b"][n as usize % 2], &format!("/{n}"), 1, n).unwrap();
+        }
+        let mut gone = queue.sift(|n| *n == 1 || *n % 2 == 0);
+        gone.sort_unstable();
+        assert_eq!(gone, [0, 1, 2, 4]);
+        assert_eq!(everything(&mut queue), [("b".to_owned(), 3), ("b".to_owned(), 5)]);
+        assert_eq!((queue.bytes, queue.turns.len()), (0, 0));
     }
 
     proptest! {

@@ -137,6 +137,57 @@ async fn a_newer_version_ends_the_pull_of_the_older() {
 }
 
 #[tokio::test]
+async fn a_denial_reaches_what_is_under_way_what_waits_and_what_was_left_for_another_attempt() {
+    let origin = Source::start("origin.test", Manner::UpTo(CHUNK_BYTES + 1)).await;
+    let other = Source::start("other.test", Manner::Slowly).await;
+    let host = HostLab::start(&[&origin, &other]).await;
+    let deny = async |entry: &str| {
+        host.puller.terms.deny.add(&[entry.parse().unwrap()], 1).unwrap();
+        host.puller.reconsider().await;
+    };
+    // Cut off after its first chunk, which is kept.
+    let cut_off = noise(20, 2 * CHUNK);
+    host.accepts(&origin, &origin.object("/cut-off.png", &cut_off, 1), &[]).await;
+    host.at_rest().await;
+    assert_eq!(host.unfinished(), [CHUNK_BYTES]);
+    deny(&lab::digest(&cut_off).to_string()).await;
+    assert_eq!(host.unfinished(), [] as [u64; 0]);
+
+    // More than what is fetched from one origin at the same time.
+    let objects: Vec<Bytes> = (0..8).map(|n| noise(30 + n, 12 * CHUNK)).collect();
+    for (n, bytes) in (0u64..).zip(&objects) {
+        host.accepts(&other, &other.object(&format!("/{n}.png"), bytes, n), &[]).await;
+    }
+    until("bytes have come", || host.unfinished().iter().any(|length| *length > 0)).await;
+    deny("other.test").await;
+    let denied = Instant::now();
+    host.at_rest().await;
+    assert!(denied.elapsed().as_secs() < 2, "{:?}", denied.elapsed());
+    assert_eq!((host.unfinished(), host.store.usage().total_bytes), (vec![], 0));
+    assert!(host.store.is_empty() && other.acknowledged().is_empty());
+    assert_eq!(other.asked().len(), 4, "what waited was never asked for");
+}
+
+#[tokio::test]
+async fn a_denial_reaches_into_a_batch_and_leaves_the_rest_of_it() {
+    let origin = Source::start("origin.test", Manner::Slowly).await;
+    let host = HostLab::idle(&[&origin]).await;
+    let objects: Vec<Bytes> = (0..10).map(|n| noise(40 + n, 30_000)).collect();
+    for (n, bytes) in (0u64..).zip(&objects) {
+        host.accepts(&origin, &origin.object(&format!("/{n}.png"), bytes, n), &[]).await;
+    }
+    host.go();
+    let pulled = || host.metrics.pulled_bytes.get(&PeerLabel::of("origin.test")).map_or(0, |bytes| bytes.get());
+    until("the batch is under way", || pulled() > 0).await;
+    host.puller.terms.deny.add(&["origin.test/3".parse().unwrap()], 1).unwrap();
+    host.puller.reconsider().await;
+    host.at_rest().await;
+    until("the rest is acknowledged", || !origin.acknowledged().is_empty()).await;
+    assert_eq!((host.store.len(), host.holds(&origin, "/3.png", &objects[3])), (9, false));
+    assert!(origin.acknowledged().concat().iter().all(|told| told.path != "/3.png"));
+}
+
+#[tokio::test]
 async fn offers_may_come_twice_and_in_any_order() {
     let (old, new) = (noise(11, CHUNK + 1), noise(12, CHUNK + 1));
     let origin = Source::start("origin.test", Manner::InDrips).await;

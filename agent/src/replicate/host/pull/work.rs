@@ -124,11 +124,36 @@ impl Puller {
             return Err(error);
         }
         let Pull { origin, record, signed, reservation, .. } = pull;
+        if self.terms.refuses(&record).is_some() {
+            incoming.discard().await;
+            return Err(PullError::Cancelled);
+        }
         let acknowledgement = self.acknowledge(&record, &signed)?;
         self.store.commit(incoming, signed, reservation).await?;
+        if self.take_back_refused(&record).await {
+            return Err(PullError::Cancelled);
+        }
         self.metrics.pulled.inc();
         self.send(&origin, vec![acknowledgement]).await;
         Ok(())
+    }
+
+    /// Drops what was committed while the operator said no: its origin has not heard of it, and never will.
+    async fn take_back_refused(&self, record: &ObjectRecord) -> bool {
+        if self.terms.refuses(record).is_none() {
+            return false;
+        }
+        let held = self.store.find(&record.origin, &record.path).filter(|held| held.record == *record);
+        let taken_back = async {
+            if let Some(held) = held {
+                self.store.retire(&held).await?;
+            }
+            self.store.remove_unused(&record.sha256).await
+        };
+        if let Err(error) = taken_back.await {
+            tracing::error!(origin = %record.origin, path = %record.path, %error, "dropping what is refused");
+        }
+        true
     }
 
     async fn receive_from_any(
@@ -189,9 +214,10 @@ impl Puller {
     /// Makes small objects replicas together, and says so in one message.
     async fn take_in(&self, origin: &Peer, got: Vec<(Pull, Bytes)>) -> Result<(), PullError> {
         let (mut acknowledgements, mut objects) = (Vec::new(), Vec::new());
-        for (pull, bytes) in got {
+        // The operator may have said no while they came.
+        for (pull, bytes) in got.into_iter().filter(|(pull, _)| self.terms.refuses(&pull.record).is_none()) {
             let Pull { record, signed, reservation, .. } = pull;
-            acknowledgements.push(self.acknowledge(&record, &signed)?);
+            acknowledgements.push((self.acknowledge(&record, &signed)?, record));
             objects.push(Small { bytes, signed, reservation });
         }
         if objects.is_empty() {
@@ -199,18 +225,15 @@ impl Puller {
         }
         let outcomes = self.store.commit_small(objects).await;
         let mut problem = None;
-        let committed: Vec<Signed> = acknowledgements
-            .into_iter()
-            .zip(outcomes)
-            .filter_map(|(acknowledgement, outcome)| match outcome {
-                Ok(()) => Some(acknowledgement),
-                Err(IncomingError::Outdated) => None,
-                Err(error) => {
-                    problem = Some(error);
-                    None
-                }
-            })
-            .collect();
+        let mut committed = Vec::new();
+        for ((acknowledgement, record), outcome) in acknowledgements.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) if self.take_back_refused(&record).await => {}
+                Ok(()) => committed.push(acknowledgement),
+                Err(IncomingError::Outdated) => {}
+                Err(error) => problem = Some(error),
+            }
+        }
         self.metrics.pulled.inc_by(committed.len() as u64);
         if !committed.is_empty() {
             self.send(origin, committed).await;

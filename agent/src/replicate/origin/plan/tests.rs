@@ -139,9 +139,15 @@ impl World {
         }
     }
 
+    /// As the board, which says of each change in the table that the object is to be looked at again.
     fn drop_copies(&mut self) {
         for Dropped { path, host, .. } in self.plan.take_dropped() {
-            self.table.entry(path.to_string()).or_default().retain(|holder| *holder != host);
+            let holders = self.table.entry(path.to_string()).or_default();
+            let before = holders.len();
+            holders.retain(|holder| *holder != host);
+            if holders.len() < before {
+                self.touch(&path);
+            }
         }
     }
 

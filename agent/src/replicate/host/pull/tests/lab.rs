@@ -59,6 +59,8 @@ pub(super) enum Manner {
     Endlessly,
     /// A byte every few milliseconds.
     InDrips,
+    /// 10 kB every few milliseconds: it takes its time, but less than would be held against it.
+    Slowly,
     /// A head and nothing else.
     Never,
     /// It has nothing.
@@ -219,6 +221,14 @@ fn object(manner: Manner, bytes: &Bytes, range: Option<&str>) -> Response<Body> 
             then(Bytes::from(wrong).slice(from as usize..), end())
         }
         Manner::Endlessly => then(part(from, size), stream::repeat_with(|| Ok(Bytes::from_static(&[7; 9999]))).boxed()),
+        Manner::Slowly => {
+            let slowly = stream::unfold(part(from, size), move |mut left| async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let piece = left.split_to(left.len().min(10_000));
+                (!piece.is_empty()).then_some((Ok(piece), left))
+            });
+            then(Bytes::new(), slowly.boxed())
+        }
         Manner::InDrips => {
             let drips = part(from, size);
             let drips = stream::unfold(drips, move |mut left| async move {
@@ -283,7 +293,7 @@ impl HostLab {
             pull_per_origin_bytes_per_s: 1 << 30,
             ..admit::tests::host()
         };
-        let terms = Arc::new(Terms::open(testing::database(), host, 0, 0).unwrap());
+        let terms = Arc::new(Terms::open(testing::database(), host, testing::book(), 0, 0).unwrap());
         let domain = "host.test".to_owned();
         let puller = Puller::new(domain, key, terms, store.clone(), membership.clone(), client, metrics.clone());
         let ms = Duration::from_millis;

@@ -1,12 +1,14 @@
 //! A host that is offered things twice, late and out of order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use p2pcdn_core::object::{Embedding, MAX_RECORD_LIFE_S, ObjectRecord, Sha256, Sharing};
 use sha2::Digest;
+use tokio::sync::mpsc;
 
 use crate::clock::now_s;
+use crate::gossip::proof::Proof;
 use crate::identity::{
     Connector, Membership, NodeCertificate, NodeKey, Peer, PeerClient, RosterBounds, Signed, sign, testing,
     web_client_config,
@@ -28,6 +30,7 @@ struct Offered {
     store: Arc<ReplicaStore>,
     terms: Arc<Terms>,
     puller: Puller,
+    found: Mutex<mpsc::Receiver<Proof>>,
     _directory: tempfile::TempDir,
 }
 
@@ -41,8 +44,10 @@ impl Offered {
         let db = testing::database();
         let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
         let host = Host { max_object_bytes: 1000, debt_ratio: None, ..admit::tests::host() };
-        let terms =
-            Arc::new(Terms::open(db, Host { quota_bytes: 1000, quota_per_origin_bytes: 1000, ..host }, 0, 0).unwrap());
+        let terms = Arc::new(
+            Terms::open(db, Host { quota_bytes: 1000, quota_per_origin_bytes: 1000, ..host }, testing::book(), 0, 0)
+                .unwrap(),
+        );
         let connector = Arc::new(Connector::new(true, web_client_config(&[]).unwrap()));
         let client = Arc::new(PeerClient::new(connector, NodeCertificate::new(&own).unwrap()));
         let membership = Membership::open(testing::database(), "b.test", RosterBounds::default()).unwrap();
@@ -55,7 +60,9 @@ impl Offered {
             client,
             Arc::<Metrics>::default(),
         );
-        Self { key, origin, store, terms, puller, _directory: directory }
+        let (proofs, found) = mpsc::channel(8);
+        let (puller, found) = (puller.reporting_to(proofs), Mutex::new(found));
+        Self { key, origin, store, terms, puller, found, _directory: directory }
     }
 
     fn record(&self, sequence: u64, bytes: &[u8]) -> (ObjectRecord, Signed) {
@@ -115,6 +122,22 @@ async fn an_offer_that_comes_twice_is_pulled_once() {
 }
 
 #[tokio::test]
+async fn an_origin_that_offers_two_records_as_one_version_is_found_out() {
+    let host = Offered::new().await;
+    let found = || host.found.lock().unwrap().try_recv().ok().map(|proof| proof.verify().unwrap().key);
+    let sequence = crate::identity::sequence::at(now_s());
+    host.hold(sequence).await;
+    assert_eq!(found(), None);
+    let _ = host.offer(host.record(sequence, b"something else").1).await;
+    assert_eq!(found(), Some(host.key.public()), "against what is held");
+    let _ = host.offer(host.record(sequence + 16, b"one").1).await;
+    let _ = host.offer(host.record(sequence + 16, b"other").1).await;
+    assert_eq!(found(), Some(host.key.public()), "against what waits");
+    let _ = host.offer(host.record(sequence + 32, b"later").1).await;
+    assert_eq!(found(), None);
+}
+
+#[tokio::test]
 async fn an_offer_that_comes_late_does_not_bring_an_old_version_back() {
     let host = Offered::new().await;
     let held = host.hold(5).await;
@@ -139,7 +162,7 @@ async fn what_is_held_but_no_longer_carried_is_not_acknowledged_again() {
     assert_eq!(host.offer(held.clone()).await, Err(Decline::Quota), "on its way out");
     host.terms.settle(&host.store.list());
     assert_eq!(host.offer(held.clone()).await, Ok(true));
-    host.terms.set_leaving(true, 1).unwrap();
+    host.terms.set_leaving(true, 1);
     assert_eq!(host.offer(held).await, Err(Decline::Leaving));
     assert_eq!(host.queued(), 0);
 }

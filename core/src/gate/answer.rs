@@ -1,27 +1,24 @@
 //! The answer to a request that leaves: to whom, and with which headers.
 
-use p2pcdn_core::decide::{ONE_PPM, choose};
-use p2pcdn_core::eligibility::Client;
-use p2pcdn_core::lookup::RETURN_PREFIX;
-use p2pcdn_core::metalink;
-use p2pcdn_core::object::{Embedding, Sha256, Sharing};
-use p2pcdn_core::redirect::{
+use super::settings::{Affinity, Mode};
+use super::{Ask, Gate, Surroundings};
+use crate::decide::{ONE_PPM, choose};
+use crate::eligibility::Client;
+use crate::lookup::RETURN_PREFIX;
+use crate::metalink;
+use crate::object::{Embedding, Sha256, Sharing};
+use crate::redirect::{
     NO_STORE, REFERRER_POLICY, STATUS, VARY, allowed_origin, duplicate, resource_policy, write_digest, write_lifetime,
     write_location,
 };
-use p2pcdn_core::replica_table::Found;
-
-use crate::host::Host;
-use crate::request::Ask;
-use crate::root::Vm;
-use crate::settings::{Affinity, Mode};
+use crate::replica_table::Found;
 
 /// Most places that a download tool is told at once.
 const MAX_PLACES: usize = 8;
 
 /// What the answer says of the object.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Leaving {
+pub struct Leaving {
     sha256: Sha256,
     size: u64,
     sharing: Sharing,
@@ -30,7 +27,7 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
-    pub(crate) fn of(found: &Found<'_>, now_s: u64) -> Self {
+    pub(super) fn of(found: &Found<'_>, now_s: u64) -> Self {
         let fresh_for_s = u64::from(found.fresh_until_s).saturating_sub(now_s);
         Self {
             sha256: *found.sha256,
@@ -40,11 +37,20 @@ impl Leaving {
             fresh_for_s: u32::try_from(fresh_for_s).unwrap_or(u32::MAX),
         }
     }
+
+    /// What the answer says of who else than the origin's pages may read or embed the object.
+    ///
+    /// Where a route of the proxy adds these headers to every answer, a redirect has them twice, and browsers take that for neither (Fetch,
+    /// sections 4.9 and 3.7): whoever can had better say them once.
+    pub fn shared_with(&self) -> impl Iterator<Item = (&'static str, &'static [u8])> {
+        let origin = allowed_origin(self.sharing).map(|value| ("access-control-allow-origin", value));
+        origin.into_iter().chain(resource_policy(self.embedding).map(|value| ("cross-origin-resource-policy", value)))
+    }
 }
 
-impl<H: Host> Vm<H> {
+impl Gate {
     /// Sends the client to one of the gathered candidates, having counted and drawn on its lease; `false` if it stays after all.
-    pub(crate) fn send_away(&mut self, ask: &Ask<'_>, leaving: &Leaving) -> bool {
+    pub(super) fn send_away(&mut self, ask: &Ask<'_>, leaving: &Leaving, proxy: &mut impl Surroundings) -> bool {
         let Some(chosen) = self.choose_holder(ask.address) else { return false };
         let Some(holder) = self.table.holder_mut(chosen) else { return false };
         if !write_location(&mut self.location, &holder.authority, ask.authority, &leaving.sha256, ask.target) {
@@ -62,9 +68,9 @@ impl<H: Host> Vm<H> {
         self.counted.redirected = self.counted.redirected.saturating_add(1);
         match ask.client {
             Client::Tool { takes_metalink } if self.settings.metalink => {
-                self.answer_tool(ask, leaving, takes_metalink && !ask.is_head);
+                self.answer_tool(ask, leaving, takes_metalink && !ask.is_head && self.medium.has_body, proxy);
             }
-            Client::Tool { .. } | Client::Browser(_) => self.answer(leaving, &[]),
+            Client::Tool { .. } | Client::Browser(_) => self.answer(leaving, &[], proxy),
         }
         true
     }
@@ -79,10 +85,10 @@ impl<H: Host> Vm<H> {
             }
         };
         self.turn = self.turn.wrapping_add(1);
-        choose(&self.candidates, self.word.steering.pure_balancer, turn, draw_ppm)
+        choose(&self.candidates, self.steering.pure_balancer, turn, draw_ppm)
     }
 
-    fn answer(&self, leaving: &Leaving, more: &[(&str, &[u8])]) {
+    fn answer(&self, leaving: &Leaving, more: &[(&str, &[u8])], proxy: &mut impl Surroundings) {
         let mut lifetime = Vec::new();
         let lifetime_s = self.settings.redirect_max_age_s.min(leaving.fresh_for_s);
         let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8);
@@ -94,14 +100,13 @@ impl<H: Host> Vm<H> {
             write_lifetime(&mut lifetime, lifetime_s);
             headers.extend([("cache-control", &lifetime[..]), VARY]);
         }
-        headers.extend(allowed_origin(leaving.sharing).map(|value| ("access-control-allow-origin", value)));
-        headers.extend(resource_policy(leaving.embedding).map(|value| ("cross-origin-resource-policy", value)));
+        headers.extend(leaving.shared_with().map(|(name, value)| -> (&str, &[u8]) { (name, value) }));
         headers.extend_from_slice(more);
-        self.host.respond(STATUS, &headers, b"");
+        proxy.answer(STATUS, &headers, b"");
     }
 
     /// Tells a download tool the digest and every place, by headers (RFC 6249) or, if it asks for that, by a document (RFC 5854).
-    fn answer_tool(&mut self, ask: &Ask<'_>, leaving: &Leaving, as_document: bool) {
+    fn answer_tool(&mut self, ask: &Ask<'_>, leaving: &Leaving, as_document: bool, proxy: &mut impl Surroundings) {
         let mut places = vec![self.location.clone()];
         for candidate in self.candidates.iter().take(MAX_PLACES) {
             let mut place = Vec::new();
@@ -123,16 +128,17 @@ impl<H: Host> Vm<H> {
                 ("vary", b"accept"),
                 ("x-content-type-options", b"nosniff"),
             ];
-            self.host.respond(200, &headers, &document);
+            proxy.answer(200, &headers, &document);
             return;
         }
         let mut digest = Vec::new();
         write_digest(&mut digest, &leaving.sha256);
         // The location itself is no duplicate: a tool would open two connections there.
-        let links: Vec<Vec<u8>> = places.iter().skip(1).map(|place| duplicate(place)).collect();
+        let links: Vec<Vec<u8>> =
+            places.iter().skip(1).take(self.medium.max_links).map(|place| duplicate(place)).collect();
         let mut headers: Vec<(&str, &[u8])> = vec![("digest", &digest)];
         headers.extend(links.iter().map(|link| ("link", link.as_slice())));
-        self.answer(leaving, &headers);
+        self.answer(leaving, &headers, proxy);
     }
 }
 

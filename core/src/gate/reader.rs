@@ -49,13 +49,13 @@ pub enum Problem {
     #[error("belongs into the object {0}, without the dot")]
     Dotted(String),
     /// No setting of this name; perhaps this one was meant.
-    #[error("is not a setting of this filter{}", .0.map_or_else(String::new, |key| format!("; did you mean {key}?")))]
+    #[error("is not a setting{}", .0.map_or_else(String::new, |key| format!("; did you mean {key}?")))]
     Unknown(Option<&'static str>),
 }
 
 /// The configuration while it is being read. A key that is wrong yields some value, and an error from [`Reader::finish`].
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     root: Map<String, Value>,
     asked: Vec<&'static str>,
     errors: Vec<ConfigError>,
@@ -63,17 +63,22 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Takes in the whole; empty means that nothing is set.
-    pub(super) fn new(json: &[u8]) -> Result<Self, Vec<ConfigError>> {
+    pub fn new(json: &[u8]) -> Result<Self, Vec<ConfigError>> {
         let refused = |problem| vec![ConfigError { key: "configuration".into(), problem }];
         let json = if json.is_empty() { b"{}" } else { json };
         match serde_json::from_slice(json).map_err(|error| refused(Problem::Json(error.to_string())))? {
-            Value::Object(root) => Ok(Self { root, asked: Vec::new(), errors: Vec::new() }),
+            Value::Object(root) => Ok(Self::of(root)),
             _ => Err(refused(Problem::Type("an object"))),
         }
     }
 
+    /// Takes in what has been parsed already.
+    pub fn of(root: Map<String, Value>) -> Self {
+        Self { root, asked: Vec::new(), errors: Vec::new() }
+    }
+
     /// Text of 1 to `max` bytes.
-    pub(super) fn required_text(&mut self, key: &'static str, max: usize) -> String {
+    pub fn required_text(&mut self, key: &'static str, max: usize) -> String {
         let text = match self.take(key) {
             None => Err(Problem::Required),
             Some(Value::String(text)) if (1..=max).contains(&text.len()) => Ok(text),
@@ -84,13 +89,7 @@ impl Reader {
     }
 
     /// A whole number; `4.0` is one too, since YAML templates and Struct configurations write numbers like that.
-    pub(super) fn number<T: TryFrom<u64> + Default>(
-        &mut self,
-        key: &'static str,
-        default: u64,
-        min: u64,
-        max: u64,
-    ) -> T {
+    pub fn number<T: TryFrom<u64> + Default>(&mut self, key: &'static str, default: u64, min: u64, max: u64) -> T {
         let given = self.take(key).map(|value| whole(&value).ok_or(Problem::Type("a whole number")));
         let number = given.unwrap_or(Ok(default.into())).and_then(|number| {
             let number = u64::try_from(number).ok().filter(|number| (min..=max).contains(number));
@@ -100,7 +99,7 @@ impl Reader {
     }
 
     /// A number that is 0 or within bounds.
-    pub(super) fn factor(&mut self, key: &'static str, default: f32, min: f32, max: f32) -> f32 {
+    pub fn factor(&mut self, key: &'static str, default: f32, min: f32, max: f32) -> f32 {
         let given = self.take(key).map(|value| value.as_f64().ok_or(Problem::Type("a number")));
         let factor = given.unwrap_or(Ok(default.into())).and_then(|factor| {
             let is_allowed = factor == 0.0 || (f64::from(min)..=f64::from(max)).contains(&factor);
@@ -110,7 +109,7 @@ impl Reader {
     }
 
     /// One of these words.
-    pub(super) fn word<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&'static str, T)]) -> T {
+    pub fn word<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&'static str, T)]) -> T {
         let Some(value) = self.take(key) else { return default };
         find(&value, words).unwrap_or_else(|| {
             self.refuse(key, Problem::Word(names(words)));
@@ -119,7 +118,7 @@ impl Reader {
     }
 
     /// Any of these words, each at most once; without the key, all of them.
-    pub(super) fn words<T: Copy + PartialEq>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Vec<T> {
+    pub fn words<T: Copy + PartialEq>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Vec<T> {
         let Some(value) = self.take(key) else { return words.iter().map(|(_, meaning)| *meaning).collect() };
         let mut chosen = Vec::new();
         let is_taken = value.as_array().is_some_and(|list| {
@@ -134,7 +133,7 @@ impl Reader {
     }
 
     /// At most `max_count` path prefixes of at most `max_bytes` each.
-    pub(super) fn prefixes(&mut self, key: &'static str, max_count: usize, max_bytes: usize) -> Vec<String> {
+    pub fn prefixes(&mut self, key: &'static str, max_count: usize, max_bytes: usize) -> Vec<String> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let prefix = |value: &Value| {
             let text = value.as_str().filter(|text| text.starts_with('/') && text.len() <= max_bytes);
@@ -146,7 +145,7 @@ impl Reader {
     }
 
     /// At most `max_count` names of query parameters of at most `max_bytes` each.
-    pub(super) fn parameters(&mut self, key: &'static str, max_count: usize, max_bytes: usize) -> Vec<String> {
+    pub fn parameters(&mut self, key: &'static str, max_count: usize, max_bytes: usize) -> Vec<String> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let is_plain = |text: &&str| {
             let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
@@ -159,13 +158,13 @@ impl Reader {
     }
 
     /// True or false.
-    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let given = self.take(key).map(|value| value.as_bool().ok_or(Problem::Type("true or false")));
         self.checked(key, given.unwrap_or(Ok(default)))
     }
 
     /// Everything that was wrong, in the order in which it was read; then the keys that nothing asked for.
-    pub(super) fn finish(mut self) -> Result<(), Vec<ConfigError>> {
+    pub fn finish(mut self) -> Result<(), Vec<ConfigError>> {
         for (name, value) in std::mem::take(&mut self.root) {
             match value {
                 Value::Object(section) if self.is_section(&name) => {
@@ -184,8 +183,7 @@ impl Reader {
     }
 
     /// The keys that were read, in their order.
-    #[cfg(test)]
-    pub(super) fn asked(&self) -> &[&'static str] {
+    pub fn asked(&self) -> &[&'static str] {
         &self.asked
     }
 
@@ -285,7 +283,7 @@ mod tests {
                 let _: (u32, u32) = (reader.number("tick_ms", 0, 0, 9), reader.number("target.in_flight", 0, 0, 9));
             })
         };
-        let unknown = "is not a setting of this filter";
+        let unknown = "is not a setting";
         assert_eq!(read(r#"{"tick": 1}"#), [format!("tick: {unknown}; did you mean tick_ms?")]);
         assert_eq!(
             read(r#"{"target": {"inflight": 1}}"#),

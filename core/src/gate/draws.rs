@@ -1,27 +1,27 @@
 //! Draws for choices among equals: fast, and no secret.
 
-use p2pcdn_core::decide::ONE_PPM;
+use crate::decide::ONE_PPM;
 
 /// SplitMix64 (Steele and others 2014).
 #[derive(Debug)]
-pub(crate) struct Draws {
+pub(super) struct Draws {
     state: u64,
 }
 
 impl Draws {
     /// The same seed gives the same draws.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
     /// Uniform in `0..ONE_PPM`.
-    pub(crate) fn ppm(&mut self) -> u32 {
+    pub(super) fn ppm(&mut self) -> u32 {
         // The upper half of the product is below `ONE_PPM`; its bias, 2^-44 of the range, is beyond notice.
         ((u128::from(self.next()) * u128::from(ONE_PPM)) >> 64) as u32
     }
 
     /// Any number but 0.
-    pub(crate) fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next().max(1)
     }
 

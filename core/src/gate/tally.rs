@@ -1,9 +1,9 @@
-//! What a VM has seen since its last report that was answered.
+//! What a gate has seen since its last report that was answered.
 
-use p2pcdn_core::eligibility::Refusal;
-use p2pcdn_core::sync::{Counts, MAX_HOT, MAX_PAGES, MAX_RETURNED, MAX_WANTED, Redirected, Refused, Wanted};
+use crate::eligibility::Refusal;
+use crate::sync::{Counts, MAX_HOT, MAX_PAGES, MAX_RETURNED, MAX_WANTED, Redirected, Refused, Wanted};
 
-use crate::hot::Hot;
+use super::hot::Hot;
 
 /// Counts for the next report; each part is bounded, holders by the size of the table.
 #[derive(Debug, Default)]
@@ -66,6 +66,28 @@ impl ByReason {
         let all = Refusal::ALL.into_iter().zip(self.0);
         all.filter(|(_, requests)| *requests > 0).map(|(reason, requests)| Refused { reason, requests })
     }
+}
+
+/// Requests since operators were last shown; a call of the proxy for each would cost more than counting here.
+/// With the filter's metrics that show them.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// `p2pcdn.requests`: requests that reached the filter.
+    pub requests: u32,
+    /// `p2pcdn.eligible`: requests that could have been redirected, for a fresh object in the table.
+    pub eligible: u32,
+    /// `p2pcdn.redirected`: requests that were.
+    pub redirected: u32,
+    /// `p2pcdn.would_redirect`: requests that would have been, in mode `observe`.
+    pub would_redirect: u32,
+    /// `p2pcdn.returned`: requests for a return URL of an object in the table.
+    pub returned: u32,
+    /// `p2pcdn.origin_failures`: requests for objects in the table that the origin failed to answer.
+    pub origin_failures: u32,
+    /// `p2pcdn.rescued`: of these, requests that were redirected instead.
+    pub rescued: u32,
+    /// `p2pcdn.refused.<reason>`: requests that stayed.
+    pub refused: ByReason,
 }
 
 impl Tally {

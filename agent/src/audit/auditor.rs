@@ -1,0 +1,370 @@
+//! Keeps audits going: who is due, what is asked, and where the verdicts go.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use p2pcdn_core::lookup::{REPLICA_PREFIX, RETURN_PREFIX};
+use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{AuditClient, Target};
+use super::doubt::Doubt;
+use super::guise::guise;
+use super::pick::{Pick, extent, pick};
+use super::schedule::{Budget, Traffic, poisson};
+use super::verdict::{Expected, allowed_ms, verdict};
+use crate::catalogue::{Catalogue, OwnObject};
+use crate::clock::{judging_now_ms, monotonic_ms, now_s};
+use crate::evidence::Evidence;
+use crate::evidence::judge::Finding;
+use crate::identity::Connector;
+use crate::publish::Board;
+use crate::replicate::origin::holders::{Copy, Holders};
+use crate::reputation::Audited;
+use crate::reputation::account::{Cause, Verdict};
+use crate::reputation::book::Book;
+use crate::telemetry::Metrics;
+
+/// Audits the holders of this site's objects.
+pub struct Auditor {
+    parts: Parts,
+    client: AuditClient,
+    domain: String,
+    state: Mutex<State>,
+}
+
+/// What an auditor works with.
+pub struct Parts {
+    /// The site's own objects.
+    pub catalogue: Arc<Catalogue>,
+    /// Who holds them.
+    pub board: Arc<Board>,
+    /// Leases, and the weights that verdicts change.
+    pub holders: Arc<Holders>,
+    /// Where verdicts go.
+    pub book: Arc<Book>,
+    /// The way out.
+    pub connector: Arc<Connector>,
+    /// What visitors' browsers report, which audits answer; none where the operator has not opted in.
+    pub evidence: Option<Arc<Evidence>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    peers: HashMap<String, Watched>,
+    budget: Budget,
+    doubt: Doubt,
+    hints: VecDeque<(String, Copy)>,
+}
+
+#[derive(Default)]
+struct Watched {
+    traffic: Traffic,
+    redirects: u32,
+    redirected_bytes: u64,
+    audited_bytes: u64,
+    running: usize,
+    at_once: usize,
+    hinted_ms: Option<u64>,
+}
+
+/// How often it is looked up who is due.
+const TICK: Duration = Duration::from_millis(200);
+/// Audits at the same time, in all and of one peer.
+const MAX_AUDITS: usize = 16;
+const MAX_AUDITS_OF_PEER: usize = 4;
+/// Hints that wait; clients can make up any number of them.
+const MAX_HINTS: usize = 64;
+/// A client's hint leads to an audit of one peer at most this often.
+const HINT_MS: u64 = 2_000;
+/// Audits that a host gets at once when visitors' browsers suspect it.
+const AUDITS_OF_SUSPECT: usize = MAX_AUDITS_OF_PEER;
+/// Shortest body that says how fast a host is, in bytes.
+const MEASURABLE_BYTES: usize = 128 * 1024;
+/// Choices that are made before any object will do.
+const TRIES: usize = 8;
+/// Peers that were well and are asked, beside the site's own name, before this site suspects itself.
+const CONTROLS: usize = 3;
+/// Longest wait for a control fetch.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Auditor {
+    /// An auditor for the site `domain`.
+    pub fn new(domain: String, parts: Parts, client: AuditClient) -> Self {
+        Self { parts, client, domain, state: Mutex::default() }
+    }
+
+    /// Takes in redirects to a holder.
+    pub fn redirected(&self, domain: &str, requests: u32, bytes: u64) {
+        let mut state = self.state();
+        let peer = state.peers.entry(domain.to_owned()).or_default();
+        peer.redirects = peer.redirects.saturating_add(requests);
+        peer.redirected_bytes = peer.redirected_bytes.saturating_add(bytes);
+    }
+
+    /// A client came back for an object that these should hold, or says so: each is looked at soon, and not too often.
+    pub fn hinted(&self, copy: &Copy, holders: &[String]) {
+        let mut state = self.state();
+        for domain in holders {
+            if state.hints.len() < MAX_HINTS {
+                state.hints.push_back((domain.clone(), copy.clone()));
+            }
+        }
+    }
+
+    /// The operator holds nothing against a holder any more: what visitors reported of it is forgotten.
+    pub fn forgiven(&self, domain: &str) {
+        if let Some(evidence) = &self.parts.evidence {
+            evidence.forget(domain);
+        }
+    }
+
+    /// Audits whoever is due until cancelled.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut audits = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            while audits.try_join_next().is_some() {}
+            // Decay, the end of an isolation and the like change weights without anybody saying so.
+            self.parts.holders.review();
+            for (domain, copy) in self.due(MAX_AUDITS.saturating_sub(audits.len())) {
+                let auditor = self.clone();
+                audits.spawn(async move {
+                    auditor.audit(&domain, copy).await;
+                    if let Some(peer) = auditor.state().peers.get_mut(&domain) {
+                        peer.running = peer.running.saturating_sub(1);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Acts on what visitors' browsers have found, until cancelled: a host that they suspect is audited at once and more often, and one
+    /// that audits cannot find fault with all the same gets no more redirects of this site.
+    pub async fn heed(self: Arc<Self>, mut findings: mpsc::Receiver<Finding>, cancel: CancellationToken) {
+        loop {
+            let finding = tokio::select! {
+                () = cancel.cancelled() => return,
+                Some(finding) = findings.recv() => finding,
+            };
+            let holder = finding.holder();
+            match &finding {
+                Finding::Suspect { text, .. } => {
+                    tracing::warn!(peer = %holder, "looking at a host more closely: {text}");
+                    self.parts.book.judge(|reputation, now_ms| reputation.suspected(holder, Cause::Visitors, now_ms));
+                    let mut state = self.state();
+                    let peer = state.peers.entry(holder.to_owned()).or_default();
+                    peer.at_once = peer.at_once.max(AUDITS_OF_SUSPECT);
+                }
+                Finding::Suspend { text, .. } => {
+                    tracing::warn!(peer = %holder, "host tells audits from visitors, no more redirects: {text}");
+                    self.parts.book.judge(|reputation, now_ms| reputation.suspended(holder, text, now_ms));
+                }
+                Finding::Resume { .. } => {
+                    tracing::warn!(peer = %holder, "host may be used again");
+                    self.parts.book.judge(|reputation, now_ms| reputation.resumed(holder, now_ms));
+                }
+            }
+            self.parts.holders.review();
+        }
+    }
+
+    /// Holders to audit now, `room` at most, with the copy that a hint is about.
+    fn due(&self, room: usize) -> Vec<(String, Option<Copy>)> {
+        let now_ms = judging_now_ms();
+        let listed: Vec<String> = self.parts.holders.list().into_keys().collect();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.peers.retain(|domain, peer| peer.running > 0 || listed.contains(domain));
+        let mut holding: Vec<&String> = listed.iter().filter(|domain| self.parts.board.held_by(domain) > 0).collect();
+        // Where slots are short, nobody is always first.
+        let first = (draw() * holding.len() as f64) as usize;
+        holding.rotate_left(first);
+        let per_day: f64 = state.peers.values().map(|peer| peer.traffic.per_day()).sum();
+        let typical = per_day / holding.len().max(1) as f64;
+        let formulas = self.parts.book.judge(|reputation, _| reputation.formulas().clone());
+        let (mut redirected, mut audited) = (0, 0);
+        for peer in state.peers.values_mut() {
+            redirected += std::mem::take(&mut peer.redirected_bytes);
+            audited += std::mem::take(&mut peer.audited_bytes);
+        }
+        state.budget.note(redirected, audited, &formulas, now_ms);
+        let has_budget = state.budget.has_room();
+        let mut due = Vec::new();
+        let mut draw = draw;
+        for domain in holding {
+            let need = self.parts.book.judge(|reputation, now_ms| reputation.need(domain, now_ms));
+            let peer = state.peers.entry(domain.clone()).or_default();
+            let redirects = std::mem::take(&mut peer.redirects);
+            let mean = peer.traffic.step(need, redirects, typical, has_budget, &formulas, now_ms);
+            let at_once = (need.first as usize).saturating_sub(peer.running).max(std::mem::take(&mut peer.at_once));
+            let wanted = (poisson(mean, &mut draw) as usize).max(if need.factor > 0.0 { at_once } else { 0 });
+            let free = MAX_AUDITS_OF_PEER.saturating_sub(peer.running).min(room.saturating_sub(due.len()));
+            for _ in 0..wanted.min(free) {
+                peer.running += 1;
+                due.push((domain.clone(), None));
+            }
+        }
+        for (domain, copy) in std::mem::take(&mut state.hints) {
+            let Some(peer) = state.peers.get_mut(&domain) else { continue };
+            let is_late = peer.hinted_ms.is_none_or(|at| monotonic_ms().saturating_sub(at) >= HINT_MS);
+            if is_late && peer.running < MAX_AUDITS_OF_PEER && due.len() < room {
+                peer.hinted_ms = Some(monotonic_ms());
+                peer.running += 1;
+                due.push((domain, Some(copy)));
+            }
+        }
+        due
+    }
+
+    /// `hinted` is a copy that a client's word is about. Clients choose what they speak of, and may be the host's friends or foes: what such
+    /// an audit finds counts only where it finds wrong bytes, and a copy that is not there.
+    async fn audit(&self, domain: &str, hinted: Option<Copy>) {
+        let is_hinted = hinted.is_some();
+        let Some(object) = self.choose(domain, hinted) else { return };
+        let Some(holder) = self.parts.holders.list().remove(domain) else { return };
+        let record = &object.record;
+        let extent = extent(record.size, draw(), draw());
+        let path = format!("{REPLICA_PREFIX}{}/{}{}", self.domain, record.sha256, record.path);
+        let guise = guise(object.class, extent, &self.domain, &holder.replica_name, now_s(), draw);
+        let target = Target { authority: &holder.replica_name, path: &path, size: record.size, extent };
+        let patience = Duration::from_millis(
+            allowed_ms(holder.lease_bytes_per_s, extent.bytes(record.size)).saturating_mul(2).min(60_000),
+        );
+        let answer = self.client.ask(&target, guise, patience).await;
+        if let Err(error) = &answer {
+            tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
+        }
+        let answer = answer.ok();
+        let grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
+        let is_recent = monotonic_ms().saturating_sub(object.since_ms) < grace_ms;
+        let former = object.former.filter(|_| is_recent);
+        let return_url = format!("https://{}{RETURN_PREFIX}{}", self.domain, record.path.trim_start_matches('/'));
+        let lease_bytes_per_s = holder.lease_bytes_per_s;
+        let expected = Expected { record, extent, former, lease_bytes_per_s, return_url: &return_url };
+        let verdict = verdict(&expected, answer.as_ref());
+        let bytes = answer.as_ref().map_or(0, |answer| answer.body.len());
+        if let Some(peer) = self.state().peers.get_mut(domain) {
+            peer.audited_bytes = peer.audited_bytes.saturating_add(bytes as u64);
+        }
+        let Some(verdict) = verdict else { return };
+        // The host has heard of the change before this site's own table did.
+        let is_current = self.parts.board.holds(&record.path, &record.sha256, domain);
+        if verdict == Verdict::Missing && !is_current {
+            return;
+        }
+        if is_hinted && verdict != Verdict::WrongBytes {
+            if verdict == Verdict::Missing {
+                self.parts.board.set_holder(&record.path, &record.sha256, domain, false);
+            }
+            return;
+        }
+        // Whoever has answered anything can be reached.
+        if answer.is_none() && self.is_own_fault(domain).await {
+            return;
+        }
+        let bytes_per_s = answer.filter(|_| bytes >= MEASURABLE_BYTES && verdict != Verdict::Unreachable);
+        let bytes_per_s = bytes_per_s.map(|answer| bytes as f64 * 1000.0 / answer.took_ms.max(1) as f64);
+        self.conclude(domain, &Audited { verdict, path: &record.path, bytes_per_s }, &object);
+    }
+
+    fn conclude(&self, domain: &str, audited: &Audited<'_>, object: &OwnObject) {
+        let verdict = audited.verdict;
+        self.state().doubt.note(domain, verdict, judging_now_ms());
+        self.parts.metrics.audited(domain, verdict);
+        self.parts.book.judge(|reputation, now_ms| reputation.audited(domain, audited, now_ms));
+        if let Some(evidence) = &self.parts.evidence {
+            // Whoever fails otherwise for once has not shown auditors what it shows visitors.
+            evidence.audited(domain, verdict != Verdict::WrongBytes);
+        }
+        match verdict {
+            Verdict::Good => {}
+            Verdict::WrongBytes => {
+                tracing::warn!(peer = %domain, path = audited.path, "host serves wrong bytes: no more redirects");
+            }
+            Verdict::Missing => self.parts.board.set_holder(audited.path, &object.record.sha256, domain, false),
+            Verdict::Slow | Verdict::Unreachable => {
+                tracing::info!(peer = %domain, path = audited.path, verdict = verdict.name(), "audit");
+            }
+        }
+        // At once, so that the next tick of every worker knows.
+        self.parts.holders.review();
+    }
+
+    /// Whether it is this site that cannot reach anybody: many fail together, and so do all of some that were well and the site's own
+    /// public name.
+    async fn is_own_fault(&self, domain: &str) -> bool {
+        let now_ms = judging_now_ms();
+        let mut controls = {
+            let mut state = self.state();
+            state.doubt.note(domain, Verdict::Unreachable, now_ms);
+            if !state.doubt.calls_for_control(now_ms) {
+                return false;
+            }
+            state.doubt.reachable(CONTROLS)
+        };
+        controls.push(self.domain.clone());
+        for control in &controls {
+            // One alone may be in league with those that fail.
+            let answer = self.parts.connector.get_web(control, PEER_DOCUMENT_PATH, 64 * 1024, CONTROL_TIMEOUT).await;
+            if answer.is_ok() {
+                return false;
+            }
+        }
+        tracing::warn!(?controls, "many peers fail together and so do all controls: this site may be cut off");
+        true
+    }
+
+    /// What to ask a holder for: the copy that is in doubt, else by popularity or at random.
+    fn choose(&self, domain: &str, hinted: Option<Copy>) -> Option<Arc<OwnObject>> {
+        let present = |copy: &Copy| {
+            let object = self.parts.catalogue.find(&copy.path)?;
+            let is_held = self.parts.board.holds(&copy.path, &copy.sha256, domain);
+            (is_held && object.record.sha256 == copy.sha256).then_some(object)
+        };
+        if let Some(copy) = hinted {
+            return present(&copy);
+        }
+        let uniform_share = self.parts.book.judge(|reputation, _| reputation.formulas().uniform_share);
+        let which = draw();
+        if which >= uniform_share {
+            let (paths, popularity): (Vec<String>, Vec<f64>) = {
+                let (demand, now_ms) = (self.parts.catalogue.demand(), monotonic_ms());
+                let half_life_ms = demand.half_life_ms();
+                let requests = |heat: crate::demand::Heat| heat.at(now_ms, half_life_ms).requests;
+                demand.iter().map(|(path, heat)| (path.to_owned(), requests(heat))).unzip()
+            };
+            for _ in 0..TRIES {
+                let Pick::Popular(at) = pick(&popularity, uniform_share, which, draw()) else { break };
+                let object = paths.get(at).and_then(|path| self.parts.catalogue.find(path));
+                let is_held = |object: &Arc<OwnObject>| {
+                    self.parts.board.holds(&object.record.path, &object.record.sha256, domain)
+                };
+                if let Some(object) = object.filter(is_held) {
+                    return Some(object);
+                }
+            }
+        }
+        let any = || self.parts.board.any_of(domain, getrandom::u64().unwrap_or_default());
+        (0..TRIES).find_map(|_| present(&any()?))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Uniform in 0..1. Without random numbers audits would be foreseeable, but still audits.
+fn draw() -> f64 {
+    getrandom::u64().map_or(0.5, |random| (random >> 11) as f64 / (1u64 << 53) as f64)
+}
