@@ -104,6 +104,10 @@ pub struct Judge {
     seen: Seen,
 }
 
+/// Share of looks that go to hosts that there are doubts about, if any: the more, the sooner it is known how bad they are, and the later how
+/// good the others are, which they are compared with.
+pub const LOOKS_AT_DOUBTFUL: f64 = 0.4;
+
 /// Hosts with a record; beyond, the one that was reported on longest ago is forgotten, unless it is suspended.
 const MAX_RECORDS: usize = 4096;
 /// Networks that are remembered to have found one host wanting in one way; beyond, the first of them is forgotten.

@@ -34,7 +34,7 @@ use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
 use crate::settings::EvidenceSettings;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
-use judge::{Bounds, Finding, Found, Ignored, Judge, Report};
+use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, Report};
 
 /// GET: the script.
 pub const SCRIPT_PATH: &str = "/.well-known/p2pcdn/v1/evidence.js";
@@ -188,7 +188,8 @@ impl Evidence {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            let findings = self.judge().tick(self.holders.count(), monotonic_ms());
+            let hosts = self.holders.possible();
+            let findings = self.judge().tick(hosts, monotonic_ms());
             self.hand_on(findings);
         }
     }
@@ -225,11 +226,10 @@ impl Evidence {
             .map(|holder| Candidate { holder: holder.id, weight: holder.weight, newcomer: holder.newcomer })
             .collect();
         let doubtful = self.doubtful(&open);
-        let chosen = match getrandom::u32().ok()? % 4 {
-            0 => None,
-            // What there are doubts about is looked at more often, or it would take weeks to be sure.
-            _ => doubtful.get(getrandom::u32().ok()? as usize % doubtful.len().max(1)).copied(),
-        };
+        // What there are doubts about is looked at more often, or it would take weeks to be sure.
+        let looks_closer = f64::from(getrandom::u32().ok()?) < LOOKS_AT_DOUBTFUL * f64::from(u32::MAX);
+        let any = getrandom::u32().ok()? as usize % doubtful.len().max(1);
+        let chosen = doubtful.get(any).filter(|_| looks_closer).copied();
         let chosen = chosen.or_else(|| choose(&candidates, false, 0, getrandom::u32().ok()? % ONE_PPM))?;
         let holder = open.into_iter().find(|holder| holder.id == chosen)?;
         let mut url = Vec::new();
@@ -283,7 +283,8 @@ impl Evidence {
         }
         let object = self.key.of(&sha256.0, said.path.as_bytes());
         let report = Report { holder: &domain, object, network, found };
-        let judged = self.judge().report(&report, self.holders.count(), monotonic_ms());
+        let hosts = self.holders.possible();
+        let judged = self.judge().report(&report, hosts, monotonic_ms());
         match judged {
             Ok(findings) => self.hand_on(findings),
             Err(Ignored::Repeated) => self.ignored("repeated"),

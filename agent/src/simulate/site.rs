@@ -194,7 +194,7 @@ impl Site {
         let hosts = self.possible_hosts();
         let Some(judge) = &mut self.judge else { return };
         let mut place = drawn;
-        if rng.f64() < 0.4 {
+        if rng.f64() < judge::LOOKS_AT_DOUBTFUL {
             let mut doubtful: Vec<&str> = judge.doubtful(now_ms).collect();
             doubtful.sort_unstable();
             let chosen = rng.choice(doubtful);
@@ -225,8 +225,7 @@ impl Site {
                     self.reputation.suspected(holder, Cause::Visitors, now_ms);
                 }
                 Finding::Suspend { holder, text } => self.reputation.suspended(holder, text, now_ms),
-                // Both sides count the same time.
-                Finding::Resume { .. } => {}
+                Finding::Resume { holder } => self.reputation.resumed(holder, now_ms),
             }
         }
         if !findings.is_empty() {
@@ -280,6 +279,12 @@ impl Site {
         });
     }
 
+    /// A domain has become a peer of this site.
+    pub(super) fn meet(&mut self, domain: &str, world: &World, now_ms: u64) {
+        let membership = if world.invited { Membership::Invited } else { Membership::Open };
+        self.reputation.meet(domain, membership, now_ms);
+    }
+
     /// Gives copies to one more peer: of three drawn from those that could be taken, the one that credible others speak best of.
     fn take_on(&mut self, common: &Common<'_>, rng: &mut Rng, now_ms: u64) -> bool {
         let drawn: Vec<u32> = (0..60).filter_map(|_| self.draw_candidate(common, rng, now_ms)).take(3).collect();
@@ -289,8 +294,7 @@ impl Site {
             return false;
         };
         let peer = &common.people.peers[number as usize];
-        let membership = if common.world.invited { Membership::Invited } else { Membership::Open };
-        self.reputation.meet(&peer.domain, membership, now_ms);
+        self.meet(&peer.domain, common.world, now_ms);
         let standing = self.reputation.standing(&peer.domain, LEASE_BYTES_PER_S, now_ms);
         let need = self.reputation.need(&peer.domain, now_ms);
         let joined_late = now_ms > common.start_ms;

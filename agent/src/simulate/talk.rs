@@ -15,13 +15,13 @@ use super::people::People;
 use super::scenario::World;
 use super::site::Site;
 use super::statements::{check, list, peer_record, signed, stolen};
-use crate::gossip::hearsay::OwnView;
 use crate::gossip::partner::{Seed, View};
 use crate::gossip::reconcile::Taken;
 use crate::gossip::record::Kind;
 use crate::gossip::{Blob, Bounds, Observation, Outcome as Came, Record, Table};
 use crate::reputation::Reputation;
-use crate::reputation::account::{Cause, Verdict};
+use crate::reputation::account::Cause;
+use crate::reputation::hearing::own_view;
 
 /// Rounds after which tables that are still not equal are left alone until the next lists.
 const MAX_ROUNDS: u64 = 240;
@@ -64,6 +64,7 @@ impl Talk {
     /// Everybody's lists, and the rounds after that.
     pub(super) fn wave(
         &mut self,
+        world: &World,
         people: &People,
         sites: &mut [Site],
         outcome: &mut Outcome,
@@ -72,7 +73,7 @@ impl Talk {
     ) {
         let now_s = now_ms / 1000;
         self.tables.iter_mut().for_each(|table| table.expire(now_s));
-        self.meet(people, sites, rng, now_ms);
+        self.meet(world, people, sites, rng, now_ms);
         for (site, table) in sites.iter().zip(&mut self.tables) {
             let list = list(&people.peers[site.peer as usize].key, observations(&site.reputation), now_s);
             let taken = table.take(&[list], now_s, &mut |claim| check(claim));
@@ -120,7 +121,7 @@ impl Talk {
     }
 
     /// Whoever is new shows its own document to every site, which admits it within its bounds.
-    fn meet(&mut self, people: &People, sites: &mut [Site], rng: &mut Rng, now_ms: u64) {
+    fn meet(&mut self, world: &World, people: &People, sites: &mut [Site], rng: &mut Rng, now_ms: u64) {
         let is_first = self.known.is_empty();
         self.known.resize(people.peers.len(), Sha256([0; 32]));
         let now_s = now_ms / 1000;
@@ -142,6 +143,7 @@ impl Talk {
             let _ = self.tables[sites.len()].admit(&record, Some(peer.network), true);
             for (site, table) in sites.iter_mut().zip(&mut self.tables) {
                 if table.admit(&record, Some(peer.network), site.peer == number).is_ok() && site.peer != number {
+                    site.meet(&peer.domain, world, now_ms);
                     site.acquaintances.push(number);
                 }
             }
@@ -288,7 +290,7 @@ impl Lies {
 /// What a site says of others: its own audits.
 fn observations(reputation: &Reputation) -> Vec<Observation> {
     let seen = reputation.domains().filter_map(|subject| {
-        let view = own_view(reputation, subject)?;
+        let view = own_view(reputation.account(subject)?);
         let good = view.audits.saturating_sub(view.wrong + view.bad);
         let count = |audits: u64| u32::try_from(audits).unwrap_or(u32::MAX);
         (view.audits > 0).then(|| Observation {
@@ -299,13 +301,6 @@ fn observations(reputation: &Reputation) -> Vec<Observation> {
         })
     });
     seen.collect()
-}
-
-fn own_view(reputation: &Reputation, subject: &str) -> Option<OwnView> {
-    let audits = reputation.account(subject)?.audits;
-    let of = |verdict: Verdict| audits[verdict as usize];
-    let bad = of(Verdict::Missing) + of(Verdict::Slow) + of(Verdict::Unreachable);
-    Some(OwnView { audits: audits.iter().sum(), wrong: of(Verdict::WrongBytes), bad })
 }
 
 /// Takes in the lists that a site has not heard yet.
@@ -321,7 +316,7 @@ fn hear<'a>(
         let Some(list) = table.observations(key) else { continue };
         let is_new = heard.insert(*key, list.sequence) != Some(list.sequence);
         let Some(reporter) = domain_of.get(key).filter(|_| is_new) else { continue };
-        let own = |subject: &str| own_view(&site.reputation, subject);
+        let own = |subject: &str| site.reputation.account(subject).map(own_view);
         for suspect in site.hearsay.hear(reporter, &list, own, now_ms) {
             site.reputation.suspected(&suspect, Cause::Hearsay, now_ms);
         }

@@ -39,7 +39,7 @@ pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnM
             if let Some(talk) = &mut talk
                 && (now_ms - START_MS) % WAVE_MS < step_ms
             {
-                talk.wave(&people, &mut sites, &mut outcome, &mut rng, now_ms);
+                talk.wave(world, &people, &mut sites, &mut outcome, &mut rng, now_ms);
             }
             let common = Common { world, objects: &objects, people: &people, start_ms: START_MS };
             for site in &mut sites {
@@ -71,6 +71,10 @@ fn count_honest(sites: &[Site], people: &People, outcome: &mut Outcome) {
     let (mut holders, mut isolated) = (BTreeSet::new(), BTreeSet::new());
     for reputation in sites.iter().map(|site| &site.reputation) {
         for domain in reputation.domains().filter_map(|domain| honest.get(domain.as_str())) {
+            let audits = reputation.account(domain).map_or(0, |account| account.audits.iter().sum::<u64>());
+            if audits == 0 {
+                continue;
+            }
             holders.insert(*domain);
             if reputation.marks(domain).is_some_and(|marks| marks.integrity.isolations > 0) {
                 isolated.insert(*domain);

@@ -294,9 +294,10 @@ impl Holders {
         self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.holders().len()
+    /// How many peers hold something or could: whoever gets no redirects any more is replaced by another.
+    pub fn possible(&self) -> usize {
+        let peers = self.book.judge(|reputation, _| reputation.domains().count());
+        peers.max(self.holders().len())
     }
 
     /// All of them, by domain.
