@@ -104,6 +104,7 @@ struct Warning {
     reporter: String,
     /// What own audits had found by then.
     before: OwnView,
+    at_ms: u64,
 }
 
 impl Hearsay {
@@ -129,8 +130,7 @@ impl Hearsay {
             return suspected;
         }
         for said in &list.entries {
-            // Of whom this site never looks at, nothing could be found out.
-            let Some(before) = own(&said.subject) else { continue };
+            let before = own(&said.subject).unwrap_or_default();
             if is_warning(said) {
                 if self.warn(reporter, &said.subject, before, now_ms) {
                     suspected.push(said.subject.clone());
@@ -149,7 +149,7 @@ impl Hearsay {
         for (domain, subject) in subjects.iter_mut().filter(|(_, subject)| !subject.warnings.is_empty()) {
             let seen = own(domain).unwrap_or_default();
             subject.warnings.retain(|warning| {
-                let Warning { reporter, before } = warning;
+                let Warning { reporter, before, at_ms } = warning;
                 let Some(reporter) = reporters.get_mut(reporter) else { return false };
                 let audits = seen.audits.saturating_sub(before.audits);
                 let (wrong, bad) = (seen.wrong.saturating_sub(before.wrong), seen.bad.saturating_sub(before.bad));
@@ -158,7 +158,8 @@ impl Hearsay {
                 } else if audits >= rules.clearing {
                     reporter.disproved += 1.0;
                     subject.immune_until_ms = now_ms.saturating_add(rules.immune_ms);
-                } else {
+                } else if now_ms.saturating_sub(*at_ms) < rules.immune_ms {
+                    // Of whom this site never looks at, nothing will be found out: that is no reason to hear nothing else for ever.
                     return true;
                 }
                 reporter.open = reporter.open.saturating_sub(1);
@@ -220,7 +221,7 @@ impl Hearsay {
             if open >= rules.open_warnings {
                 return false;
             }
-            subject.warnings.push(Warning { reporter: name.to_owned(), before });
+            subject.warnings.push(Warning { reporter: name.to_owned(), before, at_ms: now_ms });
             self.reporters.entry(name.to_owned()).or_default().open += 1;
         }
         let Some(subject) = self.subjects.get(domain) else { return false };

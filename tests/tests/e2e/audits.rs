@@ -11,7 +11,7 @@ use crate::support::{
     IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, names, no_more_redirects, observe, p2pcdn,
     printed, redirects_to,
 };
-use crate::two_faced::corrupt;
+use crate::two_faced::{Lie, corrupt};
 
 /// A day passes in 86 s, and holds ten times as many audits as it would.
 fn watchful(site: &mut Site) {
@@ -57,7 +57,7 @@ async fn a_host_that_corrupts_a_tenth_of_its_objects_gets_no_redirect_after_the_
     busy(&mut sites[0]);
     watchful(&mut sites[0]);
     fill(&sites[0], 20);
-    corrupt(&mut sites[1], |request| request.uri().path().ends_with("0.png")).await;
+    corrupt(&mut sites[1], Lie::Plain, |request| request.uri().path().ends_with("0.png")).await;
     befriend(&mut sites).await;
     let [alpha, beta, gamma] = &sites;
     let begun = Instant::now();
@@ -81,14 +81,19 @@ async fn a_host_that_corrupts_a_tenth_of_its_objects_gets_no_redirect_after_the_
 async fn of_two_hosts_the_dead_one_is_not_taken_for_a_fault_of_ones_own() {
     let (lab, mut sites) = lab(["alpha", "beta", "gamma"]);
     busy(&mut sites[0]);
-    watchful(&mut sites[0]);
+    // A day passes in 86 s, and audits go on whether there are redirects or not.
+    sites[0].set("lab.time_scale", 1e-3);
+    for (constant, value) in
+        [("floor_per_day", 800.0), ("floor_share", 1.0), ("audits_most", 0.01), ("audits_least", 0.01)]
+    {
+        sites[0].set(&format!("trust.formulas.{constant}"), value);
+    }
     fill(&sites[0], 4);
     befriend(&mut sites).await;
     let [alpha, beta, gamma] = &mut sites;
     let load = load(&lab, alpha);
     redirects_to(&load, beta).await;
-    // Enough redirects for audits to go by when there are none any more.
-    let before = until(alpha, beta, "audits", |peer| peer["audits"]["good"].as_u64() >= Some(60)).await;
+    let before = until(alpha, beta, "audits", |peer| peer["audits"]["good"].as_u64() >= Some(20)).await;
     beta.kill();
     let after = until(alpha, beta, "a failed audit", |peer| peer["audits"]["unreachable"].as_u64() >= Some(1)).await;
     assert!(after["weight"].as_f64() < before["weight"].as_f64(), "{before} {after}");
@@ -123,7 +128,7 @@ async fn a_site_that_only_observes_sees_corruption_and_redirects_as_before() {
     watchful(&mut sites[0]);
     sites[0].set("trust.mode", "observe");
     fill(&sites[0], 2);
-    corrupt(&mut sites[1], |request| request.uri().path().ends_with("0.png")).await;
+    corrupt(&mut sites[1], Lie::Plain, |request| request.uri().path().ends_with("0.png")).await;
     befriend(&mut sites).await;
     let [alpha, beta] = &sites;
     let load = load(&lab, alpha);

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::header::{CACHE_CONTROL, ETAG};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn;
@@ -14,9 +15,27 @@ use hyper_util::rt::TokioIo;
 use p2pcdn_tests::Site;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Puts it in front of the host's replica socket until the test ends; `lies` says who gets a wrong last byte. Holds from the proxy's next
-/// start.
-pub(crate) async fn corrupt(host: &mut Site, lies: impl Fn(&Request<Incoming>) -> bool + Send + Sync + 'static) {
+/// What a wrong answer is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The last byte is wrong.
+    Plain,
+    /// So it is, and browsers are not to keep the answer, so that whoever looks again gets right bytes.
+    Hidden,
+}
+
+/// Whether a request comes from a visitor of a page and not from another site on this machine, which a liar can tell by the address.
+pub(crate) fn is_visitor(request: &Request<Incoming>) -> bool {
+    let is_image = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest == "image");
+    is_image && request.headers().get("x-forwarded-for").is_some_and(|address| address != "127.0.0.1")
+}
+
+/// Puts it in front of the host's replica socket until the test ends; `lies` says who is lied to. Holds from the proxy's next start.
+pub(crate) async fn corrupt(
+    host: &mut Site,
+    lie: Lie,
+    lies: impl Fn(&Request<Incoming>) -> bool + Send + Sync + 'static,
+) {
     let agent = host.setting("listen.replica").as_str().unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     host.edit("port_value: 7081", format!("port_value: {}", listener.local_addr().unwrap().port()));
@@ -26,21 +45,25 @@ pub(crate) async fn corrupt(host: &mut Site, lies: impl Fn(&Request<Incoming>) -
             let (stream, _) = listener.accept().await.unwrap();
             let (agent, lies) = (agent.clone(), lies.clone());
             let answer = service_fn(move |request: Request<Incoming>| {
-                let (agent, is_lie) = (agent.clone(), lies(&request));
-                async move { Ok::<_, Infallible>(answer(request, &agent, is_lie).await) }
+                let (agent, lie) = (agent.clone(), lies(&request).then_some(lie));
+                async move { Ok::<_, Infallible>(answer(request, &agent, lie).await) }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
         }
     });
 }
 
-async fn answer(request: Request<Incoming>, agent: &str, is_lie: bool) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, agent: &str, lie: Option<Lie>) -> Response<Full<Bytes>> {
     let Ok(response) = pass(request, agent).await else {
         return Response::builder().status(503).body(Full::default()).unwrap();
     };
-    let (parts, mut body) = response.into_parts();
-    if let Some(last) = body.last_mut().filter(|_| is_lie) {
+    let (mut parts, mut body) = response.into_parts();
+    if let Some(last) = body.last_mut().filter(|_| lie.is_some()) {
         *last ^= 1;
+    }
+    if lie == Some(Lie::Hidden) {
+        parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        parts.headers.remove(ETAG);
     }
     Response::from_parts(parts, body.freeze().into())
 }

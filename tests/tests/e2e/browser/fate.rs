@@ -66,7 +66,7 @@ impl Accesses {
 fn fate(seen: &[Vec<Access>], path: &str) -> Result<Fate, Vec<Access>> {
     let (origin, hosts) = seen.split_first().unwrap();
     // Agents ask hosts for replicas all the time.
-    let of_browser = |access: &&Access| access.agent.as_deref().is_some_and(|agent| agent.contains("Chrome/"));
+    let of_browser = |access: &&Access| access.agent.as_deref().is_some_and(|agent| agent.contains("HeadlessChrome/"));
     let at_origin = |prefix: &str| {
         let whole = format!("{prefix}{path}");
         let is_it = move |access: &&Access| access.path.split('?').next() == Some(&whole);

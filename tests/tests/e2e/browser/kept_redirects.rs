@@ -142,7 +142,7 @@ async fn say(browser: &Browser, site: &Site, case: &Case, script: &str) -> Strin
 async fn asked(site: &Site, case: &Case) -> Vec<(u16, String, String)> {
     // The site's agent looks at every file, too.
     let is_it = |access: &Access| {
-        access.path == path(case) && access.agent.as_deref().is_some_and(|agent| agent.contains("Chrome/"))
+        access.path == path(case) && access.agent.as_deref().is_some_and(|agent| agent.contains("HeadlessChrome/"))
     };
     let seen = || -> Vec<Access> { site.accesses().unwrap().into_iter().filter(is_it).collect() };
     let all = poll(LOGGED, "what was asked for", async || {

@@ -8,7 +8,6 @@ mod fate;
 mod kept_redirects;
 mod loads;
 mod page;
-mod two_faced;
 mod video;
 mod visit;
 

@@ -118,7 +118,7 @@ async fn ranges(sites: &[Site], path: &str, parts: usize) -> usize {
 
 /// Status of each answer to the browser, and whether it asked from the first byte on; sorted by that.
 fn ranges_at(site: &Site, path: &str) -> Vec<(u16, bool)> {
-    let of_browser = |access: &&Access| access.agent.as_deref().is_some_and(|agent| agent.contains("Chrome/"));
+    let of_browser = |access: &&Access| access.agent.as_deref().is_some_and(|agent| agent.contains("HeadlessChrome/"));
     let log = site.accesses().unwrap();
     let log = log.iter().filter(of_browser).filter(|access| access.path.ends_with(path));
     let mut ranges: Vec<_> = log.map(|access| (access.status, access.range.as_deref() == Some("bytes=0-"))).collect();

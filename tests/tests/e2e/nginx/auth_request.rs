@@ -274,6 +274,8 @@ async fn an_origin_that_cannot_be_reached_is_replaced_by_replicas_for_what_has_a
     let (lab, mut sites) = nginx_lab(Nginx::AuthRequest, ["alpha", "beta"]);
     fill(&sites[0], 2);
     with_origin_behind(&mut sites[0], 1);
+    // No stranger was ever seen to get anything from it.
+    sites[0].set("share.unchecked", true);
     befriend(&mut sites).await;
     let [alpha, beta] = &sites;
     let object = &alpha.content.objects()[0];
