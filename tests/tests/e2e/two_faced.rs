@@ -24,10 +24,16 @@ pub(crate) enum Lie {
     Hidden,
 }
 
-/// Whether a request comes from a visitor of a page and not from another site on this machine, which a liar can tell by the address.
-pub(crate) fn is_visitor(request: &Request<Incoming>) -> bool {
-    let is_image = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest == "image");
-    is_image && request.headers().get("x-forwarded-for").is_some_and(|address| address != "127.0.0.1")
+/// Whether a request for an image comes from a visitor, by its address: sites on this machine show as another one than 127.0.N.1.
+pub(crate) fn is_from_afar(request: &Request<Incoming>) -> bool {
+    let says = |name: &str, is_it: fn(&[u8]) -> bool| request.headers().get(name).is_some_and(|v| is_it(v.as_bytes()));
+    says("sec-fetch-dest", |dest| dest == b"image") && says("x-forwarded-for", |address| address.starts_with(b"127.0."))
+}
+
+/// The same by the name that a browser without a screen gives itself.
+pub(crate) fn is_headless(request: &Request<Incoming>) -> bool {
+    let agent = request.headers().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    agent.contains("HeadlessChrome/") && request.headers().get("sec-fetch-dest").is_some_and(|dest| dest == "image")
 }
 
 /// Puts it in front of the host's replica socket until the test ends; `lies` says who is lied to. Holds from the proxy's next start.

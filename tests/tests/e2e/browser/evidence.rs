@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::chromium::{Browser, Driver};
 use super::page::{PADDING, PNG};
 use crate::support::{PATIENCE, befriend, get, headers, lab};
-use crate::two_faced::{Lie, corrupt, is_visitor};
+use crate::two_faced::{Lie, corrupt, is_from_afar, is_headless};
 
 const SCRIPT: &str = "/.well-known/p2pcdn/v1/evidence.js";
 const WHERE: &str = "/.well-known/p2pcdn/v1/evidence/where?path=/images/0.png";
@@ -126,7 +126,7 @@ async fn a_host_that_serves_pages_badly_and_agents_well_is_suspected_and_then_su
     let (_lab, mut sites) = lab(["alpha", "bravo", "charlie", "delta"]);
     furnish(&mut sites[0]);
     sites[0].set("share.replicas", 3);
-    corrupt(&mut sites[1], Lie::Plain, is_visitor).await;
+    corrupt(&mut sites[1], Lie::Plain, is_from_afar).await;
     befriend(&mut sites).await;
     let alpha = &sites[0];
     let driver = Driver::start(&sites).await;
@@ -174,7 +174,7 @@ async fn a_host_that_serves_pages_badly_and_agents_well_is_suspected_and_then_su
 async fn a_host_that_keeps_browsers_from_keeping_its_bytes_does_not_pass_for_good() {
     let (_lab, mut sites) = lab(["alpha", "bravo"]);
     furnish(&mut sites[0]);
-    corrupt(&mut sites[1], Lie::Hidden, is_visitor).await;
+    corrupt(&mut sites[1], Lie::Hidden, is_headless).await;
     befriend(&mut sites).await;
     let alpha = &sites[0];
     let driver = Driver::start(&sites).await;
