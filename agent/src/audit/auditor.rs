@@ -227,8 +227,8 @@ impl Auditor {
         due
     }
 
-    /// `hinted` is a copy that a client's word is about. Clients choose what they speak of, and may be the host's friends or foes: what such
-    /// an audit finds counts only where it finds wrong bytes, and a copy that is not there.
+    /// `hinted` is a copy that a client's word is about. Clients choose what they speak of, and may be the host's friends or foes: such an
+    /// audit counts only where it finds wrong bytes. Whether the copy is there at all is for probes to see.
     async fn audit(&self, domain: &str, hinted: Option<Copy>) {
         let is_hinted = hinted.is_some();
         let Some(object) = self.choose(domain, hinted) else { return };
@@ -264,9 +264,6 @@ impl Auditor {
             return;
         }
         if is_hinted && verdict != Verdict::WrongBytes {
-            if verdict == Verdict::Missing {
-                self.parts.board.set_holder(&record.path, &record.sha256, domain, false);
-            }
             return;
         }
         // Whoever has answered anything can be reached.

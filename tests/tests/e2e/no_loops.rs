@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use p2pcdn_tests::client::Client;
 use p2pcdn_tests::{Site, poll};
 
-use crate::support::{PATIENCE, befriend, busy, damage, fill, get, lab, load, placed, redirects_to};
+use crate::support::{PATIENCE, befriend, busy, damage, fill, get, lab, load, placed, redirects_to, trusting};
 
 const OBJECTS: u64 = 24;
 /// The request itself, a redirect to a host, and the way back.
@@ -21,6 +21,7 @@ async fn sites_that_redirect_everything_to_each_other_do_not_loop() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
     for site in &mut sites {
         busy(site);
+        trusting(site);
         // A worker that has served nothing yet knows no replicas.
         site.workers(1);
         fill(site, OBJECTS);

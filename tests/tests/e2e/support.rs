@@ -67,6 +67,13 @@ pub(crate) fn busy(site: &mut Site) {
     }
 }
 
+/// Has the site audit nobody, for stories of what visitors meet before anybody else does.
+pub(crate) fn trusting(site: &mut Site) {
+    for constant in ["first_audits", "floor_per_day", "floor_without_budget", "audits_least", "audits_most"] {
+        site.set(&format!("trust.formulas.{constant}"), 0);
+    }
+}
+
 /// Puts `count` images of 20 KiB on the site.
 pub(crate) fn fill(site: &Site, count: u64) {
     for number in 0..count {

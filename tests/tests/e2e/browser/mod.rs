@@ -16,7 +16,7 @@ use p2pcdn_tests::content::Content;
 use p2pcdn_tests::load::Generator;
 use serde_json::{Value, json};
 
-use crate::support::{PRESSURE, befriend, busy, damage, fill, lab, redirects_to, replica_url};
+use crate::support::{PRESSURE, befriend, busy, damage, fill, lab, redirects_to, replica_url, trusting};
 use cells::pages;
 use chromium::{Browser, Driver};
 use fate::Accesses;
@@ -61,6 +61,7 @@ async fn every_cell_goes_its_way_and_works_as_without_redirects() {
     alpha.edit(ROUTES, format!("{}{ROUTES}", routes.concat()));
     bravo.edit(ROUTES, format!("{}{ROUTES}", route("/corp/", &isolated)));
     alpha.edit(r#""mode": "on""#, r#""mode": "off""#);
+    trusting(alpha);
     befriend(&mut sites).await;
     let driver = Driver::start(&sites).await;
     let without = visit(&driver.browser("without").await, &sites, &pages).await;
