@@ -1,9 +1,11 @@
 //! How two tables become equal, a stretch at a time: four messages, each a pure function of the one before.
 //!
-//!     asking side                                answering side
-//!     let opening = a.offer_window(salt);           ->     let reply = b.answer(&opening);
-//!     let closing = a.close(salt, &reply, ..);      ->     let last = b.finish(&closing, ..);
-//!     a.take(&last.records, ..)
+//! ```text
+//! asking side                                 answering side
+//! let opening = a.offer_window(salt);      -> let reply = b.answer(&opening);
+//! let closing = a.close(salt, &reply, ..); -> let last = b.finish(&closing, ..);
+//! a.take(&last.records, ..)
+//! ```
 //!
 //! The answering side keeps nothing between its two answers. The window of the asking side goes round: all places are compared after as many
 //! exchanges as there are windows in the table; news go first, so that they need not wait for that.
