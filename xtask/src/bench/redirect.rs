@@ -15,12 +15,12 @@ use super::{
 
 #[derive(clap::Args)]
 pub(crate) struct RedirectArgs {
-    /// Rounds; the result is the median.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..=99))]
+    /// Rounds; the result is the median. Many short ones tell more than few long ones: what disturbs a shared machine lasts for seconds.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=99))]
     rounds: u32,
 
     /// Seconds of each measurement; there are nine in a round.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
 
     /// Write ratios and every round's figures to this file, as JSON.
