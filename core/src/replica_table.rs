@@ -1,7 +1,7 @@
 //! Who holds a verified replica of what: the table that a filter VM looks every request up in.
 //!
-//! Built for a million objects in a proxy's memory. An entry is 56 bytes and lies in one of 256 shards; an index of 4-byte positions
-//! finds it by key. Growth happens shard by shard, one after the other, so that no insertion moves the whole table. Paths are not stored: keys are keyed
+//! Built for a million objects in a proxy's memory. An entry is 56 bytes; an index of 4-byte positions finds it by key. The index is in 256
+//! shards that grow one after the other, so that no insertion moves the whole of it. Paths are not stored: keys are keyed
 //! 64-bit hashes, and the redirect is written from the request's own path.
 
 mod blocks;
@@ -27,10 +27,11 @@ const SHARDS: usize = 256;
 /// The replica table of one VM.
 #[derive(Debug)]
 pub struct ReplicaTable {
-    shards: Vec<Shard>,
+    /// Positions of the entries.
+    shards: Vec<HashTable<u32>>,
+    entries: Blocks<Entry>,
     holders: Vec<Option<Holder>>,
     sets: Vec<Box<[u16]>>,
-    len: usize,
     max_objects: usize,
     refused: u64,
 }
@@ -92,12 +93,6 @@ pub enum TableError {
     Size(u64),
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    index: HashTable<u32>,
-    entries: Blocks<Entry>,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     key: u64,
@@ -148,18 +143,18 @@ impl Traits {
 impl ReplicaTable {
     /// An empty table that takes in at most `max_objects`.
     pub fn new(max_objects: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, holders: Vec::new(), sets: Vec::new(), len: 0, max_objects, refused: 0 }
+        let shards = (0..SHARDS).map(|_| HashTable::new()).collect();
+        Self { shards, entries: Blocks::default(), holders: Vec::new(), sets: Vec::new(), max_objects, refused: 0 }
     }
 
     /// Number of objects.
     pub fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
     /// Whether there are no objects.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Most objects that it takes in.
@@ -193,10 +188,7 @@ impl ReplicaTable {
                     }
                 }
                 Op::Object(row) => self.put_object(&row),
-                Op::Remove { key } => {
-                    let removed = self.shard_mut(key).is_some_and(|shard| shard.remove(key));
-                    self.len -= usize::from(removed);
-                }
+                Op::Remove { key } => self.remove_object(key),
             }
         }
         Ok(())
@@ -204,7 +196,7 @@ impl ReplicaTable {
 
     /// Looks an object up.
     pub fn find(&self, key: u64) -> Option<Found<'_>> {
-        let entry = self.shards.get(shard_of(key))?.find(key)?;
+        let entry = self.entries.get(self.position(key)? as usize)?;
         let [a, b, c, d, e] = entry.size;
         Some(Found {
             sha256: &entry.sha256,
@@ -234,8 +226,8 @@ impl ReplicaTable {
         self.holders.iter_mut().flatten()
     }
 
-    fn shard_mut(&mut self, key: u64) -> Option<&mut Shard> {
-        self.shards.get_mut(shard_of(key))
+    fn position(&self, key: u64) -> Option<u32> {
+        self.shards.get(shard_of(key))?.find(key, |at| key_at(&self.entries, *at) == Some(key)).copied()
     }
 
     fn put_holder(&mut self, row: HolderRow) {
@@ -256,7 +248,6 @@ impl ReplicaTable {
     }
 
     fn put_object(&mut self, row: &ObjectRow) {
-        let full = self.len >= self.max_objects;
         let [a, b, c, d, e, ..] = row.size.to_le_bytes();
         let entry = Entry {
             key: row.key,
@@ -267,55 +258,39 @@ impl ReplicaTable {
             traits: Traits::of(row),
             set: row.set,
         };
-        let Some(shard) = self.shard_mut(row.key) else { return };
-        if let Some(known) = shard.find_mut(row.key) {
+        if let Some(known) = self.position(row.key).and_then(|at| self.entries.get_mut(at as usize)) {
             *known = entry;
-        } else if full {
-            self.refused = self.refused.saturating_add(1);
-        } else {
-            shard.insert(entry);
-            self.len += 1;
+            return;
+        }
+        let (at, Some(shard)) = (u32::try_from(self.len()), self.shards.get_mut(shard_of(row.key))) else { return };
+        match at {
+            Ok(at) if self.entries.len() < self.max_objects => {
+                self.entries.push(entry);
+                shard.insert_unique(entry.key, at, |at| key_at(&self.entries, *at).unwrap_or_default());
+            }
+            _ => self.refused = self.refused.saturating_add(1),
         }
     }
-}
 
-impl Shard {
-    fn find(&self, key: u64) -> Option<&Entry> {
-        let at = self.index.find(key, |at| self.has(*at, key))?;
-        self.entries.get(*at as usize)
-    }
-
-    fn find_mut(&mut self, key: u64) -> Option<&mut Entry> {
-        let at = *self.index.find(key, |at| self.has(*at, key))?;
-        self.entries.get_mut(at as usize)
-    }
-
-    fn has(&self, at: u32, key: u64) -> bool {
-        self.entries.get(at as usize).is_some_and(|entry| entry.key == key)
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let Ok(at) = u32::try_from(self.entries.len()) else { return };
-        self.entries.push(entry);
-        let entries = &self.entries;
-        self.index.insert_unique(entry.key, at, |at| entries.get(*at as usize).map_or(0, |e| e.key));
-    }
-
-    fn remove(&mut self, key: u64) -> bool {
-        let entries = &self.entries;
-        let Ok(slot) = self.index.find_entry(key, |at| entries.get(*at as usize).is_some_and(|e| e.key == key)) else {
-            return false;
-        };
-        let (at, _) = slot.remove();
-        let last = self.entries.len().saturating_sub(1) as u32;
-        if let Some(moved) = self.entries.last().filter(|_| at != last).map(|entry| entry.key)
-            && let Some(position) = self.index.find_mut(moved, |position| *position == last)
+    /// The last entry takes the place of the one that goes.
+    fn remove_object(&mut self, key: u64) {
+        let Self { shards, entries, .. } = self;
+        let Some(shard) = shards.get_mut(shard_of(key)) else { return };
+        let Ok(found) = shard.find_entry(key, |at| key_at(entries, *at) == Some(key)) else { return };
+        let (at, _) = found.remove();
+        let last = entries.len().saturating_sub(1) as u32;
+        if let Some(moved) = key_at(entries, last).filter(|_| at != last)
+            && let Some(shard) = shards.get_mut(shard_of(moved))
+            && let Some(position) = shard.find_mut(moved, |position| *position == last)
         {
             *position = at;
         }
-        self.entries.swap_remove(at as usize);
-        true
+        entries.swap_remove(at as usize);
     }
+}
+
+fn key_at(entries: &Blocks<Entry>, at: u32) -> Option<u64> {
+    entries.get(at as usize).map(|entry| entry.key)
 }
 
 /// By bits that hashbrown uses neither for the position in a shard nor for its tags, on 32-bit and 64-bit machines alike.

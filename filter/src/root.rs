@@ -20,7 +20,7 @@ pub const SYNC_PATH: &str = "/v1/sync";
 /// Shared data key by which proxies are told apart.
 const PROBE_KEY: &str = "p2pcdn/1/probe";
 /// Time between exchanges while the agent has more to tell than fits one answer.
-const LOADING_TICK_MS: u32 = 12;
+const LOADING_TICK_MS: u32 = 10;
 /// The same cause is logged once in this time.
 const LOG_PERIOD_MS: u64 = 60_000;
 

@@ -11,7 +11,7 @@ use super::sets::Sets;
 /// Changes that are remembered; a VM that is further behind gets a snapshot.
 const MAX_LOG: usize = 1 << 16;
 /// About how many bytes of objects and changes one answer carries, so that a worker applies it in about 1 ms.
-const PAGE_BYTES: usize = 48 * 1024;
+const PAGE_BYTES: usize = 40 * 1024;
 
 #[derive(Default)]
 pub(super) struct ChangeLog {

@@ -1,7 +1,7 @@
-//! Where a shard keeps its entries.
+//! Where the table keeps its entries.
 
-/// Items per block.
-const BLOCK: usize = 64;
+/// Items per block: few enough blocks for a processor to have all their addresses at hand.
+const BLOCK: usize = 1024;
 
 /// A list in blocks of one size, so that growing neither moves items nor leaves gaps of other sizes behind: at a million objects that
 /// saves a quarter of a table's memory over a vector that regrows.
@@ -30,10 +30,6 @@ impl<T> Blocks<T> {
         self.blocks.get_mut(at / BLOCK)?.get_mut(at % BLOCK)
     }
 
-    pub(super) fn last(&self) -> Option<&T> {
-        self.blocks.last()?.last()
-    }
-
     pub(super) fn push(&mut self, item: T) {
         match self.blocks.last_mut() {
             Some(last) if last.len() < BLOCK => last.push(item),
@@ -60,8 +56,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn blocks_agree_with_a_plain_list(steps in prop::collection::vec(any::<Option<prop::sample::Index>>(), 0..400)) {
+        fn blocks_agree_with_a_plain_list(steps in prop::collection::vec(any::<Option<prop::sample::Index>>(), 0..3000)) {
             let (mut blocks, mut plain) = (Blocks::default(), Vec::new());
             for (n, step) in steps.into_iter().enumerate() {
                 match step.filter(|_| !plain.is_empty() && n % 3 == 0) {
@@ -75,7 +72,7 @@ mod tests {
                         blocks.push(n);
                     }
                 }
-                prop_assert_eq!((blocks.len(), blocks.last()), (plain.len(), plain.last()));
+                prop_assert_eq!(blocks.len(), plain.len());
             }
             prop_assert!((0..plain.len() + 9).all(|at| blocks.get(at) == plain.get(at)));
         }
