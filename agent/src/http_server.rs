@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use serde::Serialize;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -34,6 +35,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Largest request head in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Most that the kernel takes of an answer before the client has room for it. Without a bound, a client that hardly reads holds megabytes there,
+/// and a thousand of them all the memory that the kernel has for sockets.
+const MAX_UNSENT_BYTES: u32 = 256 * 1024;
 /// Time that answers under way have to finish when the agent stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -52,6 +56,7 @@ impl Listener for TcpListener {
         let (stream, _) = self.accept().await?;
         // Answers are written whole; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
         Ok(stream)
     }
 }

@@ -23,9 +23,9 @@ use crate::evidence::judge::Finding;
 use crate::identity::Connector;
 use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
-use crate::reputation::Audited;
 use crate::reputation::account::{Cause, Verdict};
 use crate::reputation::book::Book;
+use crate::reputation::{Audited, Need};
 use crate::telemetry::Metrics;
 
 /// Audits the holders of this site's objects.
@@ -71,12 +71,23 @@ struct Watched {
     running: usize,
     at_once: usize,
     hinted_ms: Option<u64>,
+    /// Its last audit had to wait for it.
+    is_late: bool,
+}
+
+impl Watched {
+    /// Audits that may begin now. Whoever lets audits wait gets one at a time: a few that answer slowly must not keep all others from being
+    /// looked at.
+    fn free(&self) -> usize {
+        let most = if self.is_late { 1 } else { MAX_AUDITS_OF_PEER };
+        most.saturating_sub(self.running)
+    }
 }
 
 /// How often it is looked up who is due.
 const TICK: Duration = Duration::from_millis(200);
 /// Audits at the same time, in all and of one peer.
-const MAX_AUDITS: usize = 16;
+const MAX_AUDITS: usize = 32;
 const MAX_AUDITS_OF_PEER: usize = 4;
 /// Hints that wait; clients can make up any number of them.
 const MAX_HINTS: usize = 64;
@@ -192,6 +203,10 @@ impl Auditor {
         holding.rotate_left(first);
         let per_day: f64 = state.peers.values().map(|peer| peer.traffic.per_day()).sum();
         let typical = per_day / holding.len().max(1) as f64;
+        let needs: Vec<Need> = self
+            .parts
+            .book
+            .judge(|reputation, now_ms| holding.iter().map(|domain| reputation.need(domain, now_ms)).collect());
         let formulas = self.parts.book.judge(|reputation, _| reputation.formulas().clone());
         let (mut redirected, mut audited) = (0, 0);
         for peer in state.peers.values_mut() {
@@ -202,14 +217,13 @@ impl Auditor {
         let has_budget = state.budget.has_room();
         let mut due = Vec::new();
         let mut draw = draw;
-        for domain in holding {
-            let need = self.parts.book.judge(|reputation, now_ms| reputation.need(domain, now_ms));
+        for (domain, need) in holding.into_iter().zip(needs) {
             let peer = state.peers.entry(domain.clone()).or_default();
             let redirects = std::mem::take(&mut peer.redirects);
             let mean = peer.traffic.step(need, redirects, typical, has_budget, &formulas, now_ms);
             let at_once = (need.first as usize).saturating_sub(peer.running).max(std::mem::take(&mut peer.at_once));
             let wanted = (poisson(mean, &mut draw) as usize).max(if need.factor > 0.0 { at_once } else { 0 });
-            let free = MAX_AUDITS_OF_PEER.saturating_sub(peer.running).min(room.saturating_sub(due.len()));
+            let free = peer.free().min(room.saturating_sub(due.len()));
             for _ in 0..wanted.min(free) {
                 peer.running += 1;
                 due.push((domain.clone(), None));
@@ -217,8 +231,8 @@ impl Auditor {
         }
         for (domain, copy) in std::mem::take(&mut state.hints) {
             let Some(peer) = state.peers.get_mut(&domain) else { continue };
-            let is_late = peer.hinted_ms.is_none_or(|at| monotonic_ms().saturating_sub(at) >= HINT_MS);
-            if is_late && peer.running < MAX_AUDITS_OF_PEER && due.len() < room {
+            let is_time = peer.hinted_ms.is_none_or(|at| monotonic_ms().saturating_sub(at) >= HINT_MS);
+            if is_time && peer.free() > 0 && due.len() < room {
                 peer.hinted_ms = Some(monotonic_ms());
                 peer.running += 1;
                 due.push((domain, Some(copy)));
@@ -277,7 +291,13 @@ impl Auditor {
 
     fn conclude(&self, domain: &str, audited: &Audited<'_>, object: &OwnObject) {
         let verdict = audited.verdict;
-        self.state().doubt.note(domain, verdict, judging_now_ms());
+        {
+            let mut state = self.state();
+            state.doubt.note(domain, verdict, judging_now_ms());
+            if let Some(peer) = state.peers.get_mut(domain) {
+                peer.is_late = matches!(verdict, Verdict::Slow | Verdict::Unreachable);
+            }
+        }
         self.parts.metrics.audited(domain, verdict);
         self.parts.book.judge(|reputation, now_ms| reputation.audited(domain, audited, now_ms));
         if let Some(evidence) = &self.parts.evidence {
@@ -364,4 +384,16 @@ impl Auditor {
 /// Uniform in 0..1. Without random numbers audits would be foreseeable, but still audits.
 fn draw() -> f64 {
     getrandom::u64().map_or(0.5, |random| (random >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_host_holds_one_slot_and_others_have_theirs() {
+        let with = |is_late, running| Watched { is_late, running, ..Watched::default() }.free();
+        assert_eq!((with(false, 0), with(false, 3), with(false, 4)), (4, 1, 0));
+        assert_eq!((with(true, 0), with(true, 1), with(true, 4)), (1, 0, 0));
+    }
 }
