@@ -168,11 +168,9 @@ impl Gossip {
         (gossip, receiver)
     }
 
-    /// Tells others what this site has seen: domain, and audits that found everything right, failed, or found wrong bytes. To be called every
-    /// [`super::statements::LIST_PERIOD_S`]; blocks for one durable write.
-    pub fn publish_observations(&self, seen: &[(String, u32, u32, u32)]) -> Result<(), TellError> {
+    /// Tells others what this site has seen. To be called every [`super::statements::LIST_PERIOD_S`]; blocks for one durable write.
+    pub fn publish_observations(&self, seen: Vec<Observation>) -> Result<(), TellError> {
         let now_s = now_s();
-        let seen = seen.iter().cloned().map(Observation::from).collect();
         self.publish(&Observations::of(seen, self.counter.next(now_s)?, now_s), now_s)?;
         Ok(())
     }
