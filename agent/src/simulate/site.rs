@@ -173,9 +173,6 @@ impl Site {
         let taken = if answer == Answer::Missing { 0 } else { bytes };
         day.audits += 1;
         day.audited_bytes += taken;
-        if !holder.standing.state.gets_redirects() {
-            day.resting_bytes += taken;
-        }
         self.budget.note(0, taken, formulas, now_ms);
         let bytes_per_s = is_measured.then_some(bytes_per_s);
         self.reputation.audited(
