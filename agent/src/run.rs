@@ -182,6 +182,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             client: client.clone(),
             board: board.clone(),
             holders: holders.clone(),
+            gossip: gossip.clone(),
             load: load.clone(),
             metrics: metrics.clone(),
             proofs: proofs.clone(),
