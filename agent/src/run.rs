@@ -173,7 +173,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         views: Box::new(views),
     };
     let seed = [getrandom::u64()?, getrandom::u64()?];
-    let (gossip, events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
+    let (gossip, events) =
+        Gossip::new(parts, settings.open_membership, &settings.trust.formulas, seed, settings.time_scale);
     let gossip = Arc::new(gossip);
     let sharer = catalogue.clone().map(|catalogue| {
         let parts = share::Parts {

@@ -13,7 +13,7 @@ use super::scenario::World;
 use crate::audit::pick::{self, Pick};
 use crate::audit::schedule::{Budget, Traffic, poisson};
 use crate::evidence::judge::{self, Finding, Found, Judge, Report};
-use crate::gossip::hearsay::{Hearsay, Rules};
+use crate::gossip::hearsay::Hearsay;
 use crate::reputation::account::{Cause, Membership, Verdict};
 use crate::reputation::formulas::Formulas;
 use crate::reputation::{Audited, Need, Reputation, Standing, State};
@@ -73,7 +73,7 @@ impl Site {
         Self {
             peer,
             judge,
-            hearsay: Hearsay::new(Rules::default()),
+            hearsay: Hearsay::new(formulas),
             acquaintances: Vec::new(),
             reputation: Reputation::new(formulas.clone(), [].into(), [].into()),
             holders: Vec::new(),
