@@ -34,7 +34,7 @@ struct Vm {
 /// Averages per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Requests that reached the filter.
+    /// Requests that reached a gate.
     pub requests: f64,
     /// Of these, those that could be redirected.
     pub eligible: f64,
@@ -287,7 +287,7 @@ mod tests {
                 let counts = Counts { eligible: wanted, eligible_bytes: wanted * size, ..Counts::default() };
                 meter.observe(&Report { vm, interval_ms: 250, counts, ..Report::default() }, tick * 250);
                 let share = u64::from(meter.share_ppm(vm, tick * 250));
-                // As the filter does.
+                // As a gate does.
                 match debt.granted(lease, tick * 250) * share / u64::from(ONE_PPM) {
                     0 => *worker = Lease::default(),
                     rate => worker.refill(rate, 250),

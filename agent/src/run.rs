@@ -173,7 +173,8 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         views: Box::new(views),
     };
     let seed = [getrandom::u64()?, getrandom::u64()?];
-    let (gossip, events) = Gossip::new(parts, settings.open_membership, seed, settings.time_scale);
+    let (gossip, events) =
+        Gossip::new(parts, settings.open_membership, &settings.trust.formulas, seed, settings.time_scale);
     let gossip = Arc::new(gossip);
     let sharer = catalogue.clone().map(|catalogue| {
         let parts = share::Parts {
@@ -182,6 +183,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             client: client.clone(),
             board: board.clone(),
             holders: holders.clone(),
+            gossip: gossip.clone(),
             load: load.clone(),
             metrics: metrics.clone(),
             proofs: proofs.clone(),

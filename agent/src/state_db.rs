@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, TransactionError, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TransactionError, Value,
+    WriteTransaction,
+};
 
 /// A database in a file, opened anew after every failure.
 pub struct StateDb {
@@ -40,6 +43,15 @@ impl StateDb {
         self.begin(|db| db.begin_read())
     }
 
+    /// See [`rows`].
+    pub fn rows<V: Value + 'static, T, C: FromIterator<(String, T)>>(
+        &self,
+        table: TableDefinition<'_, &'static str, V>,
+        own: impl Fn(V::SelfType<'_>) -> T,
+    ) -> Result<C, redb::Error> {
+        rows(&self.begin_read()?, table, own)
+    }
+
     fn begin<T>(&self, begin: impl Fn(&Database) -> Result<T, TransactionError>) -> Result<T, redb::Error> {
         let db = self.opened()?;
         match begin(&db) {
@@ -67,4 +79,18 @@ impl StateDb {
         // Under the lock: the file can be opened again once nobody has it open.
         drop(failed);
     }
+}
+
+/// Every row of a table, its value as `own` makes it; none if there is no such table yet.
+pub fn rows<V: Value + 'static, T, C: FromIterator<(String, T)>>(
+    transaction: &ReadTransaction,
+    table: TableDefinition<'_, &'static str, V>,
+    own: impl Fn(V::SelfType<'_>) -> T,
+) -> Result<C, redb::Error> {
+    let table = match transaction.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(C::from_iter([])),
+        table => table?,
+    };
+    let rows = table.iter()?.map(|row| row.map(|(key, value)| (key.value().to_owned(), own(value.value()))));
+    Ok(rows.collect::<Result<C, _>>()?)
 }

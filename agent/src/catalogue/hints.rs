@@ -1,4 +1,4 @@
-//! What filter and operator tell the catalogue: what is asked for, and what may not be as it says.
+//! What gates and the operator tell the catalogue: what is asked for, and what may not be as it says.
 
 use p2pcdn_core::sync::{MAX_HOT, MAX_RETURNED, MAX_WANTED, Report, Wanted};
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ impl Catalogue {
         // What is in a directory is catalogued, wanted or not, but what is wanted is looked at first.
         let learns = matches!(self.source, Source::Site(_));
         let now_ms = monotonic_ms();
-        // Without holders the filter does not know an object, and says so by `wanted`.
+        // Without holders a gate does not know an object, and says so by `wanted`.
         for Wanted { target, requests } in report.wanted.iter().take(MAX_WANTED) {
             self.count(target, *requests, now_ms);
             if (learns || !self.share.unchecked) && !self.is_excluded(target) {

@@ -15,34 +15,31 @@ mod looks;
 pub mod origin;
 pub mod references;
 mod schedule;
+mod sequences;
+mod source;
 pub mod stranger;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::stream::BoxStream;
 use p2pcdn_core::object::{Class, Embedding, MAX_OBJECT_BYTES, ObjectRecord, Sha256, Sharing};
-use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch as signal};
-use tokio_util::io::ReaderStream;
 
 use crate::clock::{monotonic_ms, now_s};
 use crate::demand::{Demand, HALF_LIFE_MS};
-use crate::identity::sequence::STEP;
 use crate::identity::{Counter, CounterError, NodeKey, Signed, sign};
 use crate::publish::Board;
 use crate::settings::{Share, Site};
-use crate::store::StoreError;
-use area::Area;
-use files::{ContentDirectory, FileStamp};
+use files::FileStamp;
 use hints::Hint;
 pub use hints::{Hints, Purge, Purged};
+use sequences::Sequences;
+pub use source::{Source, SourceError};
 use stranger::LooksStatus;
 
 /// The site's own objects.
@@ -58,15 +55,6 @@ pub struct Catalogue {
     hints: mpsc::Sender<Hint>,
     demand: Mutex<Demand>,
     looks: Mutex<LooksStatus>,
-}
-
-/// Where the bytes of the objects are.
-#[derive(Clone)]
-pub enum Source {
-    /// In the directory that the embedded origin serves.
-    Directory(Arc<ContentDirectory>),
-    /// At the site itself; copies of what was learned lie here.
-    Site(Arc<Area>),
 }
 
 #[derive(Default)]
@@ -138,22 +126,10 @@ pub enum CatalogueError {
     Purged,
 }
 
-/// Record numbers are drawn from the durable counter in blocks, since a commit to disk for each would make a first scan slow.
-struct Sequences {
-    counter: Counter,
-    next: u64,
-    left: u64,
-}
-
-/// As many as there are in a second, so that a crash costs no more than that.
-const SEQUENCES_PER_BLOCK: u64 = (1 << 20) / STEP;
 /// Life of an object record: 14 days; renewed when a quarter is left.
 const RECORD_LIFE_S: u64 = 14 * 24 * 3600;
 /// A record that holds for this much longer than one that is signed now was signed before the clock was set back.
 const CLOCK_SLACK_S: u64 = 24 * 3600;
-/// Bytes read from a file at once.
-const READ_BYTES: usize = 64 * 1024;
-
 impl Catalogue {
     /// A catalogue that is empty until [`watch::Watcher`] or [`learn::Learner`] fills it.
     pub fn new(
@@ -171,7 +147,7 @@ impl Catalogue {
             site,
             share,
             key,
-            sequences: Mutex::new(Sequences { counter, next: 0, left: 0 }),
+            sequences: Mutex::new(Sequences::new(counter)),
             board,
             objects: RwLock::default(),
             changed: signal::Sender::new(0),
@@ -234,25 +210,7 @@ impl Catalogue {
         object: &OwnObject,
         range: Range<u64>,
     ) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
-        match &self.source {
-            Source::Directory(directory) => {
-                let (directory, path, stamp) = (directory.clone(), object.record.path.clone(), object.stamp);
-                let reading = tokio::task::spawn_blocking(move || read_file(&directory, &path, stamp, range));
-                let (first, rest) = reading.await.map_err(io::Error::other)??;
-                let first = stream::iter([Ok(first)]);
-                Ok(match rest {
-                    None => Box::pin(first),
-                    Some((file, bytes)) => {
-                        let rest = tokio::fs::File::from_std(file).take(bytes);
-                        Box::pin(first.chain(ReaderStream::with_capacity(rest, READ_BYTES)))
-                    }
-                })
-            }
-            Source::Site(area) => {
-                let bytes = area.read(&object.record.sha256, range).await.map_err(io::Error::other)?;
-                Ok(Box::pin(bytes.map_err(io::Error::other)))
-            }
-        }
+        self.source.bytes(object, range).await
     }
 
     fn purges(&self) -> u64 {
@@ -355,34 +313,6 @@ impl Catalogue {
     }
 }
 
-impl Source {
-    /// Opens the directory that the settings name, or an empty area in the state directory; none if the site only hosts.
-    pub async fn open(site: &Site, share: &Share, state: &std::path::Path) -> Result<Option<Self>, SourceError> {
-        match &site.directory {
-            Some(directory) => {
-                let opened = ContentDirectory::at(directory);
-                let file = |source| CatalogueError::File { path: directory.display().to_string(), source };
-                Ok(Some(Self::Directory(Arc::new(opened.map_err(file)?))))
-            }
-            None if site.learn => {
-                Ok(Some(Self::Site(Arc::new(Area::open(&state.join("own"), share.cache_bytes).await?))))
-            }
-            None => Ok(None),
-        }
-    }
-}
-
-/// Why there is no source; this machine's fault.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The content directory.
-    #[error("site.directory: {0}")]
-    Directory(#[from] CatalogueError),
-    /// The area for learned objects.
-    #[error("the area for learned objects: {0}")]
-    Area(#[from] StoreError),
-}
-
 impl Objects {
     fn forget_digest(&mut self, old: &ObjectRecord) {
         if let Some(paths) = self.by_digest.get_mut(&old.sha256) {
@@ -392,38 +322,6 @@ impl Objects {
             }
         }
     }
-}
-
-impl Sequences {
-    fn next(&mut self) -> Result<u64, CounterError> {
-        if self.left == 0 {
-            self.next = self.counter.reserve(now_s(), SEQUENCES_PER_BLOCK)?;
-            self.left = SEQUENCES_PER_BLOCK;
-        }
-        let sequence = self.next;
-        self.next += STEP;
-        self.left -= 1;
-        Ok(sequence)
-    }
-}
-
-/// The first bytes of a range of a file, and the file with what is left to be read of the range, if anything is.
-fn read_file(
-    directory: &ContentDirectory,
-    path: &str,
-    stamp: Option<FileStamp>,
-    range: Range<u64>,
-) -> io::Result<(Bytes, Option<(File, u64)>)> {
-    let (mut file, present) = directory.open_file(path)?;
-    if Some(present) != stamp {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    file.seek(SeekFrom::Start(range.start))?;
-    let size = range.end - range.start;
-    let mut first = vec![0; size.min(READ_BYTES as u64) as usize];
-    file.read_exact(&mut first)?;
-    let left = size - first.len() as u64;
-    Ok((first.into(), (left > 0).then_some((file, left))))
 }
 
 /// Whether a record need not be signed anew at `now_s` seconds since the Unix epoch.

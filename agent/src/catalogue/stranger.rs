@@ -98,7 +98,7 @@ impl Stranger {
 pub(super) fn question() -> HeaderMap {
     HeaderMap::from_iter([
         (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-        // The site's own filter leaves such a request to the origin.
+        // The site's own gate leaves such a request to the origin.
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ])
 }

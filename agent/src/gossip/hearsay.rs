@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use super::statements::{Observation, Observations};
+use crate::reputation::formulas::Formulas;
 
 /// What own audits have found at one host so far; all numbers only grow, except when they are forgotten by halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,52 +21,34 @@ pub struct OwnView {
     pub bad: u64,
 }
 
-/// The constants. Periods are in milliseconds.
+/// Those of the [`Formulas`] by which own audits are judged that go for hearsay as well. Periods are in milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Comparisons below which a reporter has no credit.
-    pub min_comparisons: f64,
-    /// Credit of all who warn together from which on a host is suspected.
-    pub suspicious: f64,
+struct Rules {
     /// A host is suspected by hearsay at most once in this time.
-    pub suspected_ms: u64,
+    suspicion_ms: u64,
     /// How long a host that own audits have cleared is out of reach of hearsay.
-    pub immune_ms: u64,
+    immunity_ms: u64,
     /// Clean own audits after a warning that disprove it.
-    pub clearing: u64,
-    /// What is left of a reporter's credit after one of its warnings was disproved.
-    pub after_disproof: f64,
+    clearing: u64,
     /// Time in which comparisons and disproofs are forgotten by half.
-    pub half_life_ms: u64,
-    /// Warnings of one reporter that are open at the same time; further ones wait for its next list.
-    pub open_warnings: usize,
+    half_life_ms: u64,
 }
 
-impl Default for Rules {
-    fn default() -> Self {
-        const HOUR_MS: u64 = 3_600_000;
-        Self {
-            min_comparisons: 10.0,
-            suspicious: 0.5,
-            suspected_ms: 24 * HOUR_MS,
-            immune_ms: 7 * 24 * HOUR_MS,
-            clearing: 10,
-            after_disproof: 0.25,
-            half_life_ms: 14 * 24 * HOUR_MS,
-            open_warnings: 3,
-        }
+impl From<&Formulas> for Rules {
+    fn from(formulas: &Formulas) -> Self {
+        let Formulas { suspicion_ms, immunity_ms, suspicion_clean, half_lives_ms: [_, half_life_ms], .. } = *formulas;
+        Self { suspicion_ms, immunity_ms, clearing: suspicion_clean.max(1).into(), half_life_ms }
     }
 }
 
-impl Rules {
-    /// The same with all periods multiplied by `time_scale`.
-    pub fn scaled(self, time_scale: f64) -> Self {
-        let scaled = |ms: u64| ((ms as f64 * time_scale) as u64).max(1);
-        let (suspected_ms, immune_ms) = (scaled(self.suspected_ms), scaled(self.immune_ms));
-        Self { suspected_ms, immune_ms, half_life_ms: scaled(self.half_life_ms), ..self }
-    }
-}
-
+/// Comparisons below which a reporter has no credit.
+const MIN_COMPARISONS: f64 = 10.0;
+/// Credit of all who warn together from which on a host is suspected.
+const SUSPICIOUS: f64 = 0.5;
+/// What is left of a reporter's credit after one of its warnings was disproved.
+const AFTER_DISPROOF: f64 = 0.25;
+/// Warnings of one reporter that are open at the same time; further ones wait for its next list.
+const MAX_OPEN_WARNINGS: usize = 3;
 /// Reporters that are remembered; the one that was silent for longest makes room.
 pub const MAX_REPORTERS: usize = 4096;
 /// Hosts about which something is remembered; of those without an open warning the one heard of longest ago makes room.
@@ -74,7 +57,7 @@ pub const MAX_SUBJECTS: usize = 4096;
 const MAX_WARNINGS: usize = 8;
 
 /// What was heard, and from whom.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hearsay {
     rules: Rules,
     reporters: HashMap<String, Reporter>,
@@ -108,9 +91,9 @@ struct Warning {
 }
 
 impl Hearsay {
-    /// Nothing heard yet.
-    pub fn new(rules: Rules) -> Self {
-        Self { rules, ..Self::default() }
+    /// Nothing heard yet; periods and numbers of audits are those of `formulas`.
+    pub fn new(formulas: &Formulas) -> Self {
+        Self { rules: formulas.into(), reporters: HashMap::new(), subjects: HashMap::new() }
     }
 
     /// Takes in a list of `reporter` that was not heard before; returns the hosts that are suspected from now on. `own` says what own audits
@@ -157,8 +140,8 @@ impl Hearsay {
                     reporter.agreed += 1.0;
                 } else if audits >= rules.clearing {
                     reporter.disproved += 1.0;
-                    subject.immune_until_ms = now_ms.saturating_add(rules.immune_ms);
-                } else if now_ms.saturating_sub(*at_ms) < rules.immune_ms {
+                    subject.immune_until_ms = now_ms.saturating_add(rules.immunity_ms);
+                } else if now_ms.saturating_sub(*at_ms) < rules.immunity_ms {
                     // Of whom this site never looks at, nothing will be found out: that is no reason to hear nothing else for ever.
                     return true;
                 }
@@ -174,10 +157,10 @@ impl Hearsay {
         let Reporter { agreed, disagreed, disproved, .. } = reporter;
         let comparisons = agreed + disagreed;
         // Halves of forgotten comparisons add up to a little less than whole ones.
-        if comparisons + 0.05 < self.rules.min_comparisons {
+        if comparisons + 0.05 < MIN_COMPARISONS {
             return 0.0;
         }
-        ((agreed - 2.0 * disagreed) / comparisons).clamp(0.0, 1.0) * self.rules.after_disproof.powf(*disproved)
+        ((agreed - 2.0 * disagreed) / comparisons).clamp(0.0, 1.0) * AFTER_DISPROOF.powf(*disproved)
     }
 
     /// How much good was heard of a host, from 0 to 1: for the order of candidates, and nothing else.
@@ -218,7 +201,7 @@ impl Hearsay {
             return false;
         }
         if !is_noted {
-            if open >= rules.open_warnings {
+            if open >= MAX_OPEN_WARNINGS {
                 return false;
             }
             subject.warnings.push(Warning { reporter: name.to_owned(), before, at_ms: now_ms });
@@ -226,8 +209,8 @@ impl Hearsay {
         }
         let Some(subject) = self.subjects.get(domain) else { return false };
         let weight: f64 = subject.warnings.iter().map(|warning| self.credit(&warning.reporter)).sum();
-        let is_recent = subject.suspected_ms.is_some_and(|at| now_ms.saturating_sub(at) < rules.suspected_ms);
-        let is_suspected = weight >= rules.suspicious && !is_recent;
+        let is_recent = subject.suspected_ms.is_some_and(|at| now_ms.saturating_sub(at) < rules.suspicion_ms);
+        let is_suspected = weight >= SUSPICIOUS && !is_recent;
         if is_suspected && let Some(subject) = self.subjects.get_mut(domain) {
             subject.suspected_ms = Some(now_ms);
         }

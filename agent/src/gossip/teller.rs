@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
 use super::Bounds;
-use super::hearsay::{Hearsay, OwnView, Rules};
+use super::hearsay::{Hearsay, OwnView};
 use super::limits::Limits;
 use super::partner::Seed;
 use super::proof::{Accused, Proof};
@@ -24,6 +24,7 @@ use crate::identity::signed::holds;
 use crate::identity::{
     Counter, CounterError, Introducer, Membership, NodeKey, OwnRecord, PeerClient, Signed, Statement, plain, sign,
 };
+use crate::reputation::formulas::Formulas;
 use crate::state_db::StateDb;
 use crate::telemetry::Metrics;
 
@@ -140,8 +141,14 @@ pub enum TellError {
 
 impl Gossip {
     /// One that knows nobody yet, and where its events come out; `seed` is random and secret. Where membership is `open`, domains that are
-    /// heard of are asked for their record. All periods are multiplied by `time_scale`.
-    pub fn new(parts: Parts, open: bool, seed: Seed, time_scale: f64) -> (Self, mpsc::Receiver<Event>) {
+    /// heard of are asked for their record. All periods but those of `formulas` are multiplied by `time_scale`.
+    pub fn new(
+        parts: Parts,
+        open: bool,
+        formulas: &Formulas,
+        seed: Seed,
+        time_scale: f64,
+    ) -> (Self, mpsc::Receiver<Event>) {
         let Parts { key, own, membership, introducer, client, db, metrics, views } = parts;
         let (events, receiver) = mpsc::channel(MAX_EVENTS);
         let gossip = Self {
@@ -161,18 +168,16 @@ impl Gossip {
             views,
             events,
             table: Mutex::new(Table::new(Bounds::default(), seed[0] ^ seed[1])),
-            hearsay: Mutex::new(Hearsay::new(Rules::default().scaled(time_scale))),
+            hearsay: Mutex::new(Hearsay::new(formulas)),
             wishes: Mutex::default(),
             convicted: Mutex::default(),
         };
         (gossip, receiver)
     }
 
-    /// Tells others what this site has seen: domain, and audits that found everything right, failed, or found wrong bytes. To be called every
-    /// [`super::statements::LIST_PERIOD_S`]; blocks for one durable write.
-    pub fn publish_observations(&self, seen: &[(String, u32, u32, u32)]) -> Result<(), TellError> {
+    /// Tells others what this site has seen. To be called every [`super::statements::LIST_PERIOD_S`]; blocks for one durable write.
+    pub fn publish_observations(&self, seen: Vec<Observation>) -> Result<(), TellError> {
         let now_s = now_s();
-        let seen = seen.iter().cloned().map(Observation::from).collect();
         self.publish(&Observations::of(seen, self.counter.next(now_s)?, now_s), now_s)?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, Value as Stored};
+use redb::{Database, ReadableDatabase};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,6 +18,7 @@ use super::sequence::{COUNTERS, restored};
 use crate::replicate::host::deny::DENIED;
 use crate::replicate::host::terms::HOSTING;
 use crate::reputation::book::{ACCOUNTS, MARKS};
+use crate::state_db::rows;
 
 /// A backup, as it stands in its file.
 #[derive(Serialize, Deserialize)]
@@ -257,24 +258,6 @@ fn read(path: &Path) -> Result<Tables, redb::Error> {
         accounts: rows(&transaction, ACCOUNTS, |json| serde_json::from_slice(json).unwrap_or_default())?,
         marks: rows(&transaction, MARKS, |json| serde_json::from_slice(json).unwrap_or_default())?,
     })
-}
-
-/// Every row of a table; none if there is no such table yet.
-fn rows<V: Stored + 'static, T>(
-    transaction: &ReadTransaction,
-    name: TableDefinition<'_, &'static str, V>,
-    own: impl Fn(V::SelfType<'_>) -> T,
-) -> Result<BTreeMap<String, T>, redb::Error> {
-    let table = match transaction.open_table(name) {
-        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
-        table => table?,
-    };
-    let mut rows = BTreeMap::new();
-    for row in table.iter()? {
-        let (key, value) = row?;
-        rows.insert(key.value().to_owned(), own(value.value()));
-    }
-    Ok(rows)
 }
 
 fn database(path: &Path) -> impl FnOnce(redb::Error) -> BackupError {

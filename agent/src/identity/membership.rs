@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -297,19 +297,8 @@ fn stored(standing: &Standing) -> Option<Stored> {
 }
 
 fn load(db: &StateDb) -> Result<BTreeMap<String, Standing>, MembershipError> {
-    let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
-        let table = match db.begin_read()?.open_table(PEERS) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            table => table?,
-        };
-        let mut rows = Vec::new();
-        for row in table.iter()? {
-            let (domain, json) = row?;
-            rows.push((domain.value().to_owned(), json.value().to_owned()));
-        }
-        Ok(rows)
-    };
-    let rows = read().map_err(|source| MembershipError::Database(Box::new(source)))?;
+    let rows: Result<Vec<(String, Vec<u8>)>, _> = db.rows(PEERS, <[u8]>::to_vec);
+    let rows = rows.map_err(|source| MembershipError::Database(Box::new(source)))?;
     let standing = |(domain, json): (String, Vec<u8>)| match parse(&domain, &json) {
         Ok(standing) => Ok((domain, standing)),
         Err(error) => Err(error),

@@ -30,7 +30,7 @@ pub struct Status {
     pub load: LoadStatus,
     /// How much is redirected.
     pub steering: Steering,
-    /// What the filter looks requests up in.
+    /// What gates look requests up in.
     pub table: TableSize,
     /// Own objects and those of others.
     pub objects: ObjectCounts,

@@ -2,7 +2,7 @@
 //!
 //! A browser checks the target of a redirect against every policy of the page that loads it (CSP Level 3, sections 4.1.2 and 6.7.2).
 //! So a [`page`] is read as a stranger sees it, [`Policies`] are what it says, and [`blocked`] is what they forbid at one replica
-//! name. The [`watch`] keeps that current and tells the filter.
+//! name. The [`watch`] keeps that current and tells the gates.
 
 pub mod html;
 pub mod page;

@@ -1,4 +1,4 @@
-//! Keeps what is known of the site's policies current, and tells the filter.
+//! Keeps what is known of the site's policies current, and tells the gates.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,5 @@
-//! What the filter is told: which objects have replicas, who holds them and how much may be sent there.
+//! What every [gate](p2pcdn_core::gate) is told, the filter's and the agent's own: which objects have replicas, who holds them and how much
+//! may be sent there.
 
 mod log;
 mod sets;
@@ -85,7 +86,7 @@ pub struct Whereabouts {
     pub size: u64,
     /// Its class.
     pub class: Class,
-    /// The holders that the filter is told of.
+    /// The holders that gates are told of.
     pub holders: Vec<HolderRow>,
 }
 
@@ -278,7 +279,7 @@ impl Board {
         self.inner().log.session()
     }
 
-    /// Domain of a peer by the number that the filter reports.
+    /// Domain of a peer by the number that gates report.
     pub fn domain_of(&self, holder: u16) -> Option<String> {
         self.inner().peers.get(usize::from(holder)).map(|peer| peer.domain.clone())
     }
@@ -311,7 +312,7 @@ impl Board {
         inner.objects.get(path).map(|object| inner.domains(&object.holders)).unwrap_or_default()
     }
 
-    /// Path of the object that the filter knows by this number.
+    /// Path of the object that gates know by this number.
     pub fn path_of(&self, key: u64) -> Option<Arc<str>> {
         self.inner().paths.get(&key).cloned()
     }
@@ -321,7 +322,7 @@ impl Board {
         self.inner().objects.get(path).is_some_and(|object| !object.holders.is_empty())
     }
 
-    /// The present version of the object that the filter knows by this number, and the domains of its holders.
+    /// The present version of the object that gates know by this number, and the domains of its holders.
     pub fn by_key(&self, key: u64) -> Option<(Copy, Vec<String>)> {
         let inner = self.inner();
         let path = inner.paths.get(&key)?;
@@ -329,7 +330,7 @@ impl Board {
         Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
     }
 
-    /// An object's row and the numbers of the holders that the filter is told of; `None` if it is not described.
+    /// An object's row and the numbers of the holders that gates are told of; `None` if it is not described.
     pub fn described(&self, path: &str) -> Option<(ObjectRow, Vec<u16>)> {
         self.inner().objects.get(path).map(|object| (object.row, pick(object)))
     }
@@ -390,7 +391,7 @@ impl Board {
         TableSize { objects: inner.log.len(), holders: inner.peers.len(), version: inner.log.version() }
     }
 
-    /// The number that the filter knows an own path by.
+    /// The number that gates know an own path by.
     fn key_of(&self, path: &str) -> u64 {
         self.hash_key.of(self.origin.as_bytes(), path.as_bytes())
     }
@@ -419,7 +420,7 @@ impl Inner {
     }
 }
 
-/// The holders that the filter is told of: beyond its limit another choice for each object, so that all share the load.
+/// The holders that gates are told of: beyond their limit another choice for each object, so that all share the load.
 fn pick(object: &Object) -> Vec<u16> {
     let mut holders: Vec<u16> = object.holders.iter().copied().collect();
     if holders.len() > MAX_SET_HOLDERS {

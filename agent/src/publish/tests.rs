@@ -32,7 +32,7 @@ fn record(path: &str, version: u8) -> ObjectRecord {
     }
 }
 
-/// A filter VM as far as the table is concerned.
+/// A gate as far as the table is concerned.
 struct Vm {
     have: Have,
     table: ReplicaTable,

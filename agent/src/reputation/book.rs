@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
@@ -147,21 +147,15 @@ fn read<T: DeserializeOwned>(
     db: &StateDb,
     definition: TableDefinition<'static, &'static str, &'static [u8]>,
 ) -> Result<BTreeMap<String, T>, redb::Error> {
-    let transaction = db.begin_read()?;
-    let table = match transaction.open_table(definition) {
-        Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut rows = BTreeMap::new();
-    for row in table.iter()? {
-        let (domain, json) = row?;
-        match serde_json::from_slice(json.value()) {
-            Ok(value) => drop(rows.insert(domain.value().to_owned(), value)),
-            Err(error) => tracing::warn!(domain = domain.value(), %error, "a reputation is not understood"),
+    let rows: Vec<(String, Result<T, _>)> = db.rows(definition, |json| serde_json::from_slice(json))?;
+    let understood = rows.into_iter().filter_map(|(domain, value)| match value {
+        Ok(value) => Some((domain, value)),
+        Err(error) => {
+            tracing::warn!(%domain, %error, "a reputation is not understood");
+            None
         }
-    }
-    Ok(rows)
+    });
+    Ok(understood.collect())
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub struct Formulas {
     pub strike_factor: u32,
     /// How much more often a peer is audited that has a strike to make good.
     pub strike_audits: f64,
-    /// Half-lives of the two memories of reliability: what was lately, and what has been all along.
+    /// Half-lives of the two memories of reliability: what was lately, and what has been all along. The
+    /// second goes for what reporters got right as well.
     #[serde(rename = "half_lives", with = "periods")]
     pub half_lives_ms: [u64; 2],
     /// Quantile of the Beta distribution that stands for what can be relied upon.
@@ -60,7 +61,7 @@ pub struct Formulas {
     pub floor_without_budget: f64,
     /// How much more often a suspected peer is audited.
     pub suspicion_audits: f64,
-    /// Clean audits that end a suspicion.
+    /// Clean audits that end a suspicion, and disprove whoever warned.
     pub suspicion_clean: u32,
     /// What is left of the weight of a peer that credible others speak ill of.
     pub suspicion_exposure: f64,

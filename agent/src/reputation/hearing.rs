@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Reputation;
 use super::account::{Account, Cause, Membership as Joined, Verdict};
 use super::book::Book;
 use crate::gossip::hearsay::OwnView;
 use crate::gossip::proof::Proof;
 use crate::gossip::statements::LIST_PERIOD_S;
-use crate::gossip::{Event, Gossip};
+use crate::gossip::{Event, Gossip, Observation};
 use crate::identity::{Membership, Peer};
 use crate::replicate::origin::holders::Holders;
 
@@ -87,22 +88,25 @@ impl Hearing {
     }
 
     fn tell(&self) {
-        let seen = self.book.judge(|reputation, _| {
-            let seen = |domain: &String| {
-                let view = own_view(reputation.account(domain)?);
-                let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-                let good = view.audits.saturating_sub(view.wrong).saturating_sub(view.bad);
-                (view.audits > 0).then(|| (domain.clone(), count(good), count(view.bad), count(view.wrong)))
-            };
-            reputation.domains().filter_map(seen).collect::<Vec<_>>()
-        });
+        let seen = self.book.judge(|reputation, _| observations(reputation));
         if seen.is_empty() {
             return;
         }
-        if let Err(error) = self.gossip.publish_observations(&seen) {
+        if let Err(error) = self.gossip.publish_observations(seen) {
             tracing::warn!(%error, "own observations cannot be told");
         }
     }
+}
+
+/// What a site says of others: what its own audits have found at each host.
+pub fn observations(reputation: &Reputation) -> Vec<Observation> {
+    let seen = |subject: &String| {
+        let OwnView { audits, wrong, bad } = own_view(reputation.account(subject)?);
+        let good = audits.saturating_sub(wrong).saturating_sub(bad);
+        let [good, bad, wrong] = [good, bad, wrong].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        (audits > 0).then(|| Observation { subject: subject.clone(), good, bad, wrong })
+    };
+    reputation.domains().filter_map(seen).collect()
 }
 
 /// What own audits have found, as gossip counts it.

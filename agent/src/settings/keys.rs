@@ -6,6 +6,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::value::{Dict, Value};
+use p2pcdn_core::gate::reader::meant;
 use serde::de::DeserializeOwned;
 
 /// One thing that is wrong with the settings.
@@ -179,9 +180,9 @@ impl<'a> Keys<'a> {
             let is_section = self.tables.contains(key.as_str())
                 || self.known.iter().any(|known| known.strip_prefix(&key).is_some_and(|k| k.starts_with('.')));
             if !is_section && !self.known.contains(key.as_str()) {
-                let near =
-                    self.known.iter().min_by_key(|known| distance(known, &key)).filter(|n| distance(n, &key) <= 3);
-                let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+                let hint = meant(&key, self.known.iter().copied())
+                    .map(|near| format!(", did you mean {near}?"))
+                    .unwrap_or_default();
                 self.reject(&key, &format!("is not a setting{hint}"));
             }
         }
@@ -218,19 +219,4 @@ fn leaves(dict: &Dict, prefix: &str, out: &mut Vec<String>) {
             _ => out.push(path),
         }
     }
-}
-
-/// Levenshtein distance, for keys of a few dozen letters.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substitute = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -7,7 +7,7 @@ use p2pcdn_core::lookup::{MAX_PATH_BYTES, canonical_path};
 use p2pcdn_core::object::{Class, MAX_OBJECT_BYTES, is_authority};
 use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 
-use super::{ALL_CLASSES, Csp, LocalAddress};
+use super::{Csp, LocalAddress};
 use crate::policy::Policies;
 use crate::replicate::origin::rank::Policy;
 use crate::reputation::book::Mode;
@@ -22,6 +22,8 @@ pub(super) fn authority(text: &str) -> Result<String, String> {
 
 /// Stands for an address that was rejected; settings with an error are never used.
 pub(super) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(super) const ALL_CLASSES: &[&str] = &["image", "media", "font", "archive", "style", "script"];
+pub(super) const LEAF_CLASSES: &[&str] = &["image", "media", "font", "archive"];
 
 pub(super) fn address(text: &str) -> Result<Option<SocketAddr>, String> {
     text.parse().map(Some).map_err(|_| "must be ADDRESS:PORT, as in \"127.0.0.1:7081\"".into())

@@ -56,12 +56,6 @@ pub struct Day {
     pub audits: u64,
     /// Bytes of audits.
     pub audited_bytes: u64,
-    /// Of these, for peers that got no redirects at the time.
-    pub resting_bytes: u64,
-    /// Dishonest holders of all sites that get redirects at the end of the day.
-    pub dishonest_holders: u32,
-    /// All holders of all sites that get redirects at the end of the day.
-    pub holders: u32,
 }
 
 impl Outcome {
@@ -108,9 +102,6 @@ impl Outcome {
             redirected_bytes: sum.redirected_bytes + day.redirected_bytes,
             audits: sum.audits + day.audits,
             audited_bytes: sum.audited_bytes + day.audited_bytes,
-            resting_bytes: sum.resting_bytes + day.resting_bytes,
-            dishonest_holders: day.dishonest_holders,
-            holders: day.holders,
         })
     }
 }

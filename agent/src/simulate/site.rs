@@ -13,7 +13,7 @@ use super::scenario::World;
 use crate::audit::pick::{self, Pick};
 use crate::audit::schedule::{Budget, Traffic, poisson};
 use crate::evidence::judge::{self, Finding, Found, Judge, Report};
-use crate::gossip::hearsay::{Hearsay, Rules};
+use crate::gossip::hearsay::Hearsay;
 use crate::reputation::account::{Cause, Membership, Verdict};
 use crate::reputation::formulas::Formulas;
 use crate::reputation::{Audited, Need, Reputation, Standing, State};
@@ -73,7 +73,7 @@ impl Site {
         Self {
             peer,
             judge,
-            hearsay: Hearsay::new(Rules::default()),
+            hearsay: Hearsay::new(formulas),
             acquaintances: Vec::new(),
             reputation: Reputation::new(formulas.clone(), [].into(), [].into()),
             holders: Vec::new(),
@@ -173,9 +173,6 @@ impl Site {
         let taken = if answer == Answer::Missing { 0 } else { bytes };
         day.audits += 1;
         day.audited_bytes += taken;
-        if !holder.standing.state.gets_redirects() {
-            day.resting_bytes += taken;
-        }
         self.budget.note(0, taken, formulas, now_ms);
         let bytes_per_s = is_measured.then_some(bytes_per_s);
         self.reputation.audited(

@@ -19,9 +19,8 @@ use crate::gossip::partner::{Seed, View};
 use crate::gossip::reconcile::Taken;
 use crate::gossip::record::Kind;
 use crate::gossip::{Blob, Bounds, Observation, Outcome as Came, Record, Table};
-use crate::reputation::Reputation;
 use crate::reputation::account::Cause;
-use crate::reputation::hearing::own_view;
+use crate::reputation::hearing::{observations, own_view};
 
 /// Rounds after which tables that are still not equal are left alone until the next lists.
 const MAX_ROUNDS: u64 = 240;
@@ -285,22 +284,6 @@ impl Lies {
         }
         records
     }
-}
-
-/// What a site says of others: its own audits.
-fn observations(reputation: &Reputation) -> Vec<Observation> {
-    let seen = reputation.domains().filter_map(|subject| {
-        let view = own_view(reputation.account(subject)?);
-        let good = view.audits.saturating_sub(view.wrong + view.bad);
-        let count = |audits: u64| u32::try_from(audits).unwrap_or(u32::MAX);
-        (view.audits > 0).then(|| Observation {
-            subject: subject.clone(),
-            good: count(good),
-            bad: count(view.bad),
-            wrong: count(view.wrong),
-        })
-    });
-    seen.collect()
 }
 
 /// Takes in the lists that a site has not heard yet.

@@ -52,9 +52,6 @@ pub(super) fn run(world: &World, groups: &[Group], seed: u64, tick: &mut dyn FnM
             found_out.dedup();
             found_out.into_iter().for_each(|peer| people.leave(peer, now_ms + AWAY_MS));
         }
-        let useful = || sites.iter().flat_map(|site| &site.holders).filter(|holder| holder.standing.weight > 0.0);
-        day.holders = useful().count() as u32;
-        day.dishonest_holders = useful().filter(|holder| !people.peers[holder.peer as usize].honest).count() as u32;
         outcome.days.push(day);
         tick();
     }

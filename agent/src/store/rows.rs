@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 
 use super::error::StoreError;
 use super::index::Replica;
@@ -93,17 +93,7 @@ fn open_sound(path: &Path) -> Result<Option<StateDb>, StoreError> {
 }
 
 fn read(db: &StateDb) -> Result<Vec<(String, Option<Signed>)>, redb::Error> {
-    let transaction = db.begin_read()?;
-    let table = match transaction.open_table(REPLICAS) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
-    };
-    let mut rows = Vec::new();
-    for row in table.iter()? {
-        let (key, json) = row?;
-        rows.push((key.value().to_owned(), serde_json::from_str(json.value()).ok()));
-    }
-    Ok(rows)
+    db.rows(REPLICAS, |json| serde_json::from_str(json).ok())
 }
 
 fn is_damage(error: &StoreError) -> bool {

@@ -210,9 +210,7 @@ impl Reader {
 
     fn check_known(&mut self, key: String) {
         if !self.asked.contains(&&*key) {
-            let nearest = self.asked.iter().map(|known| (distance(&key, known), *known)).min();
-            // Further apart, the hint would be a guess.
-            let meant = nearest.filter(|(distance, _)| *distance <= MAX_DISTANCE).map(|(_, known)| known);
+            let meant = meant(&key, self.asked.iter().copied());
             self.errors.push(ConfigError { key, problem: Problem::Unknown(meant) });
         }
     }
@@ -233,6 +231,12 @@ impl Reader {
 const MAX_DISTANCE: usize = 3;
 /// Longer than any key that could be meant; bounds the time that a hostile key costs.
 const MAX_COMPARED_BYTES: usize = 64;
+
+/// Which of the known keys was meant, if any is near; further apart, it would be a guess.
+pub fn meant<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let nearest = known.map(|known| (distance(given, known), known)).min();
+    nearest.filter(|(distance, _)| *distance <= MAX_DISTANCE).map(|(_, known)| known)
+}
 
 fn whole(value: &Value) -> Option<i128> {
     let number = value.as_number()?;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, names, no_more_redirects, observe, p2pcdn,
-    printed, redirects_to,
+    printed, redirects_to, under_load,
 };
 use crate::two_faced::{Lie, corrupt};
 
@@ -104,12 +104,8 @@ async fn of_two_hosts_the_dead_one_is_not_taken_for_a_fault_of_ones_own() {
 #[tokio::test]
 async fn a_ban_ends_redirects_at_once_and_is_forgiven() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let banned = printed(p2pcdn(&lab, alpha, ["ban", beta.domain.as_str()]));
     assert!(banned.contains("banned"), "{banned}");
     no_more_redirects(&load).await;

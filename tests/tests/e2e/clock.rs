@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, get, installed, lab, load, observe, p2pcdn, placed,
-    printed, redirects_to, replica_url,
+    IN_A_ROW, PATIENCE, assert_sound, get, installed, lab, observe, p2pcdn, placed, printed, redirects_to, replica_url,
+    under_load,
 };
 
 const DAY: i64 = 24 * 3600;
@@ -49,13 +49,9 @@ fn fake_clock(site: &mut Site) -> PathBuf {
 async fn an_origin_whose_clock_jumps_goes_on_redirecting_and_what_is_new_is_copied_once_the_clock_is_right() {
     installed("faketime", "faketime");
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
     let clock = fake_clock(&mut sites[0]);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     for (number, days) in [30, -30, 0].into_iter().enumerate() {
         jump(&lab, alpha, &clock, days).await;
         alpha.content.put(&format!("/images/new-{number}.png"), &noise(100 + number as u64, 20 << 10)).unwrap();
@@ -70,13 +66,9 @@ async fn an_origin_whose_clock_jumps_goes_on_redirecting_and_what_is_new_is_copi
 async fn a_clock_that_jumps_neither_drops_replicas_nor_keeps_new_ones_out() {
     installed("faketime", "faketime");
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
     let clock = fake_clock(&mut sites[1]);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let object = alpha.content.objects().swap_remove(0);
     let url = replica_url(beta, alpha, object.versions[0], &object.path);
 

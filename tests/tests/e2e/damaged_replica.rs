@@ -6,8 +6,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, busy, damage, fetch, fill, get, lab, load, location,
-    observe, peer, placed, redirect, redirects_to, replica_url,
+    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, damage, fetch, fill, get, lab, location, observe, peer,
+    placed, redirect, replica_url, under_load,
 };
 
 async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
@@ -20,14 +20,10 @@ async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
 #[tokio::test]
 async fn a_damaged_replica_is_withdrawn_and_its_clients_are_served_by_the_origin() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
     // Offers are renewed slowly enough for the time without the replica to be seen.
     sites[0].set("lab.time_scale", 0.5);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let object = alpha.content.objects().swap_remove(1);
     let sha256 = object.versions[0];
     let url = location(&redirect(&lab.client, alpha, &object.path).await);

@@ -4,9 +4,7 @@ use http::HeaderMap;
 use p2pcdn_tests::{Dist, Lab};
 use tokio::time::Instant;
 
-use crate::support::{
-    IN_A_ROW, assert_sound, befriend, body_digest, busy, fill, get, headers, load, observe, redirects_to, sites,
-};
+use crate::support::{IN_A_ROW, assert_sound, body_digest, get, headers, observe, redirects_to, sites, under_load};
 
 #[tokio::test]
 async fn requests_pass_when_the_filter_crashes() {
@@ -15,13 +13,9 @@ async fn requests_pass_when_the_filter_crashes() {
     assert!(dist.wasm.is_file(), "{} is missing: `cargo xtask test` builds it", dist.wasm.display());
     let lab = Lab::with(dist).unwrap();
     let mut sites = sites(&lab, ["alpha", "beta"]);
-    busy(&mut sites[0]);
     sites[0].workers(1);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
-    let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
+    let load = under_load(&lab, &mut sites, 2).await;
+    let alpha = &sites[0];
 
     let crash = headers([("x-p2pcdn-crash", "1")]);
     let start = Instant::now();
@@ -40,13 +34,9 @@ async fn requests_pass_when_the_filter_crashes() {
 #[tokio::test]
 async fn the_filter_that_ships_cannot_be_made_to_crash() {
     let (lab, mut sites) = crate::support::lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
     sites[0].workers(1);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     get(&lab.client, &alpha.url("/"), &headers([("x-p2pcdn-crash", "1")])).await;
     get(&lab.client, &alpha.url("/"), &HeaderMap::new()).await;
     load.take();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request};
-use p2pcdn_tests::Site;
 use p2pcdn_tests::content::noise;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, assert_sound, befriend, body_digest, busy, fill, get, headers, lab, load, location, redirect,
-    redirects_to,
+    PATIENCE, assert_sound, body_digest, get, headers, lab, location, redirect, redirects_to, resident_bytes,
+    under_load,
 };
 
 const SOCKETS: [&str; 4] = ["listen.local", "listen.replica", "listen.peer", "listen.origin"];
@@ -46,25 +45,14 @@ async fn throw(address: &str, input: &[u8]) {
     let _ = timeout(Duration::from_millis(20), stream.read_to_end(&mut Vec::new())).await;
 }
 
-/// Memory of the agent in KiB.
-fn memory(site: &Site) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", site.agent.id().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test]
 async fn garbage_on_any_socket_disturbs_nobody() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
 
     for site in [&*alpha, &*beta] {
-        let before = memory(site);
+        let before = resident_bytes(site);
         let mut idle = Vec::new();
         for socket in SOCKETS {
             let address = site.setting(socket).as_str().unwrap();
@@ -77,7 +65,7 @@ async fn garbage_on_any_socket_disturbs_nobody() {
                 idle.push(stream);
             }
         }
-        let grown = memory(site).saturating_sub(before);
+        let grown = resident_bytes(site).saturating_sub(before) >> 10;
         assert!(grown < 64 << 10, "{} grew by {grown} KiB", site.name);
     }
     for site in [alpha, beta] {
@@ -114,12 +102,8 @@ async fn web_pages_cannot_use_the_local_socket() {
 #[tokio::test]
 async fn no_path_writes_a_header() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let digest = alpha.content.objects()[0].versions[0];
     let injected = "%0d%0aset-cookie:%20a=b";
     let prefix = "/.well-known/p2pcdn/v1";

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, get, introduce, lab, load, location, names, observe,
-    p2pcdn, peer, placed, printed, redirects_to, replica_url,
+    p2pcdn, peer, placed, printed, redirects_to, replica_url, under_load,
 };
 
 /// Runs a command that prints JSON.
@@ -58,12 +58,8 @@ async fn bytes_gone(host: &Site, sha256: Sha256) {
 #[tokio::test]
 async fn what_is_denied_is_not_served_from_that_moment_and_its_origin_hears_why() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let [denied, other] = [0, 1].map(|at| alpha.content.objects().swap_remove(at));
     let [url, other_url] = [&denied, &other].map(|object| replica_url(beta, alpha, object.versions[0], &object.path));
     assert_eq!(status_of(&lab.client, &url).await, 200);
@@ -127,13 +123,8 @@ async fn a_takedown_by_digest_holds_for_all_origins_that_share_the_bytes() {
 #[tokio::test]
 async fn a_host_that_leaves_is_empty_in_the_end_and_no_request_has_failed() {
     let (lab, mut sites) = lab(["alpha", "beta", "gamma"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 4);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 4).await;
     let [alpha, beta, gamma] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
-    redirects_to(&load, gamma).await;
 
     let start = Instant::now();
     let leaving = command(&lab, beta, &["leave", "--no-wait", "--json"]);
@@ -253,14 +244,10 @@ async fn requests_at_the_same_time_get_no_more_than_the_lease_between_them() {
 #[tokio::test]
 async fn an_origin_that_only_takes_is_given_no_more_than_the_operator_allows() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
     sites[1].set("host.debt_ratio", 2);
     sites[1].set("host.debt_allowance", "100KB");
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     says(beta, alpha, "what was given", |peer| peer["given_bytes"].as_u64() > Some(100_000)).await;
     says(alpha, beta, "what was received", |peer| peer["received_bytes"].as_u64() > Some(100_000)).await;
     alpha.content.put("/images/new.png", &noise(77, 20 << 10)).unwrap();

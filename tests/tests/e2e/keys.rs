@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, no_more_redirects, observe, p2pcdn, placed,
-    printed, redirects_to,
+    IN_A_ROW, PATIENCE, assert_sound, fill, lab, no_more_redirects, observe, p2pcdn, placed, printed, redirects_to,
+    under_load,
 };
 
 /// Waits until `p2pcdn peer list --json` shows the other site in this state.
@@ -26,12 +26,8 @@ async fn listed_as(lab: &Lab, site: &Site, other: &Site, state: &str) {
 #[tokio::test]
 async fn another_key_is_refused_and_reported_until_it_is_accepted() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
 
     beta.agent.stop().await.unwrap();
     std::fs::remove_file(beta.directory().join("state/node.key")).unwrap();
@@ -52,12 +48,8 @@ async fn another_key_is_refused_and_reported_until_it_is_accepted() {
 #[tokio::test]
 async fn a_key_that_was_rotated_is_followed_by_everybody_who_knew_the_old_one() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
     let before = crate::support::peer(alpha, beta).await.unwrap()["key"].clone();
 
     let running = p2pcdn(&lab, beta, ["key", "rotate"]);

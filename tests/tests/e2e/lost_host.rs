@@ -8,7 +8,7 @@ use p2pcdn_tests::{Signal, poll};
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, get, lab, load, names, observe, peer, redirects_to,
+    IN_A_ROW, PATIENCE, assert_sound, full_weight, get, lab, names, observe, peer, redirects_to, under_load,
 };
 
 /// A probe is due every second and takes 0.7 s at most; workers hear within a tick. Nothing of that is scaled.
@@ -17,13 +17,8 @@ const NOTICED: Duration = Duration::from_secs(2);
 #[tokio::test]
 async fn a_dead_host_gets_no_more_redirects_and_a_recovered_one_starts_slowly() {
     let (lab, mut sites) = lab(["alpha", "beta", "gamma"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 4);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 4).await;
     let [alpha, beta, gamma] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
-    redirects_to(&load, gamma).await;
 
     beta.kill();
     let died = Instant::now();
@@ -41,12 +36,7 @@ async fn a_dead_host_gets_no_more_redirects_and_a_recovered_one_starts_slowly() 
     let first = first.await.unwrap();
     assert!(first < 1000, "began with weight {first}");
     redirects_to(&load, beta).await;
-    poll(PATIENCE, "full weight", async || match peer(alpha, beta).await?["weight"].as_u64() {
-        Some(1000) => Ok(()),
-        weight => Err(format!("{weight:?}")),
-    })
-    .await
-    .unwrap();
+    full_weight(alpha, beta).await;
     let samples = load.finish().await;
     assert_sound(&tally(&alpha.domain, samples.iter().filter(|sample| sample.due >= recovered)));
 }
@@ -54,12 +44,8 @@ async fn a_dead_host_gets_no_more_redirects_and_a_recovered_one_starts_slowly() 
 #[tokio::test]
 async fn a_host_that_only_falls_silent_is_out_of_redirects_within_two_seconds_of_its_last_good_probe() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
-    befriend(&mut sites).await;
+    let _load = under_load(&lab, &mut sites, 2).await;
     let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
 
     // Its connections stay open: only a probe that is not answered can tell. The last good one was before this.
     let silent = Instant::now();

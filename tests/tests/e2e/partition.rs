@@ -11,7 +11,7 @@ use p2pcdn_tests::{Lab, Site, poll};
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, adapt, assert_sound, befriend, body_digest, busy, fill, get, load, names, observe, peer,
+    IN_A_ROW, PATIENCE, adapt, assert_sound, befriend, body_digest, busy, fill, full_weight, get, load, names, observe,
     redirects_to, replica_url,
 };
 
@@ -74,12 +74,7 @@ async fn a_partition_costs_redirects_between_its_sides_and_heals_by_itself() {
     .await
     .unwrap();
     redirects_to(&load, beta).await;
-    poll(PATIENCE, "full weight", async || match peer(alpha, beta).await?["weight"].as_u64() {
-        Some(1000) => Ok(()),
-        weight => Err(format!("{weight:?}")),
-    })
-    .await
-    .unwrap();
+    full_weight(alpha, beta).await;
     let samples = load.finish().await;
     assert_sound(&tally(&alpha.domain, samples.iter().filter(|sample| sample.due >= healed)));
 }

@@ -3,19 +3,15 @@
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, assert_sound, befriend, busy, fill, lab, load, no_more_redirects, observe, p2pcdn, printed, redirects_to,
+    IN_A_ROW, assert_sound, lab, no_more_redirects, observe, p2pcdn, printed, redirects_to, under_load,
 };
 
 #[tokio::test]
 async fn pause_ends_redirects_in_every_worker_and_resume_brings_them_back() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
-    busy(&mut sites[0]);
     sites[0].workers(3);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
 
     printed(p2pcdn(&lab, alpha, ["pause"]));
     no_more_redirects(&load).await;

@@ -48,6 +48,16 @@ async fn leads_to(lab: &Lab, site: &Site, headers: &HeaderMap) -> Vec<Option<Str
     places
 }
 
+/// Waits until no image is redirected any more.
+async fn images_stay(lab: &Lab, site: &Site) {
+    poll(PATIENCE, "images that stay", async || match leads_to(lab, site, &image()).await.as_slice() {
+        [None] => Ok(()),
+        places => Err(format!("{places:?}")),
+    })
+    .await
+    .unwrap();
+}
+
 async fn until(site: &Site, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     poll(PATIENCE, what, async || {
         let status = site.status().await.map_err(|error| error.to_string())?;
@@ -117,12 +127,7 @@ async fn browsers_are_redirected_where_every_page_allows_it_and_nowhere_while_no
     })
     .await
     .unwrap();
-    poll(PATIENCE, "images that stay", async || match leads_to(&lab, alpha, &image()).await.as_slice() {
-        [None] => Ok(()),
-        places => Err(format!("{places:?}")),
-    })
-    .await
-    .unwrap();
+    images_stay(&lab, alpha).await;
     let shown = printed(p2pcdn(&lab, alpha, ["status"]));
     assert!(shown.contains("2 of 2 pages read"), "{shown}");
     assert!(shown.contains(&format!("forbids images at {}", beta.domain)), "{shown}");
@@ -161,12 +166,7 @@ async fn browsers_stay_while_some_of_them_see_a_page_that_strangers_cannot_read(
     })
     .await
     .unwrap();
-    poll(PATIENCE, "images that stay", async || match leads_to(&lab, alpha, &image()).await.as_slice() {
-        [None] => Ok(()),
-        places => Err(format!("{places:?}")),
-    })
-    .await
-    .unwrap();
+    images_stay(&lab, alpha).await;
     let shown = printed(p2pcdn(&lab, alpha, ["status"]));
     assert!(shown.contains("/member.html answers 403 Forbidden to a stranger"), "{shown}");
 }

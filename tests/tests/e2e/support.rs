@@ -90,6 +90,19 @@ pub(crate) async fn befriend(sites: &mut [Site]) {
     }
 }
 
+/// What many stories begin with: the first site has so many images and is [`busy`], all are friends, and visitors are about, whom it redirects
+/// to each of the others.
+pub(crate) async fn under_load(lab: &Lab, sites: &mut [Site], images: u64) -> Generator {
+    busy(&mut sites[0]);
+    fill(&sites[0], images);
+    befriend(sites).await;
+    let load = load(lab, &sites[0]);
+    for host in &sites[1..] {
+        redirects_to(&load, host).await;
+    }
+    load
+}
+
 /// Makes all of them peers of each other, starts them, and waits until they answer.
 pub(crate) async fn introduce(sites: &mut [Site]) {
     invite_each_other(sites);
@@ -108,6 +121,18 @@ pub(crate) async fn placed(origin: &Site, host: &Site) {
         let peer = peer(origin, host).await?;
         let is_placed = peer["holds"] == origin.content.len() && peer["weight"].as_u64() > Some(0);
         if is_placed { Ok(()) } else { Err(peer.to_string()) }
+    })
+    .await
+    .unwrap();
+}
+
+/// Waits until nothing is held against the host any more.
+pub(crate) async fn full_weight(origin: &Site, host: &Site) {
+    poll(PATIENCE, format!("full weight of {}", host.name), async || {
+        match peer(origin, host).await?["weight"].as_u64() {
+            Some(1000) => Ok(()),
+            weight => Err(format!("{weight:?}")),
+        }
     })
     .await
     .unwrap();

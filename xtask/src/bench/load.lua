@@ -1,9 +1,8 @@
--- For wrk: asks for random objects below a prefix as a current Chrome asks for the images of a page, and prints what came of it.
--- Arguments: prefix, number of objects. The head is written out once, since wrk would put it together anew for each request.
-local prefix, objects
-local head = " HTTP/1.1\r\n" .. table.concat({
-  "Host: www.example.org",
-  "Connection: keep-alive",
+-- For wrk: asks for random objects as a current Chrome asks for the images of a page, and prints what came of it.
+-- Arguments: what stands before and after the number of an object, number of objects, milliseconds to wait before each request. The head
+-- is written out once, since wrk would put it together anew for each request.
+local before, after, objects
+local browser = table.concat({
   'sec-ch-ua-platform: "Linux"',
   "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
   'sec-ch-ua: "Chromium";v="142", "Google Chrome";v="142", "Not_A Brand";v="99"',
@@ -19,15 +18,22 @@ local head = " HTTP/1.1\r\n" .. table.concat({
 }, "\r\n") .. "\r\n\r\n"
 
 function init(arguments)
-  prefix, objects = "GET " .. arguments[1], tonumber(arguments[2])
+  before, after, objects = arguments[1], arguments[2] .. browser, tonumber(arguments[3])
+  local wait = tonumber(arguments[4])
   math.randomseed(os.time())
+  if wait > 0 then
+    function delay()
+      return wait
+    end
+  end
 end
 
 function request()
-  return string.format("%s%07d.png%s", prefix, math.random(0, objects - 1), head)
+  return string.format("%s%07d%s", before, math.random(0, objects - 1), after)
 end
 
 function done(summary, latency)
+  -- Not summary.errors.status: 401 is how the agent says that a request leaves.
   local errors = summary.errors
   io.write(string.format('\n{"requests":%d,"duration_us":%d,"failed":%d,"p50_us":%d,"p99_us":%d}\n',
     summary.requests, summary.duration, errors.connect + errors.read + errors.write + errors.timeout,

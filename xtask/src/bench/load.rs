@@ -23,18 +23,36 @@ pub(super) struct Counted {
 
 /// Asks `url` for random ones out of so many objects below `prefix` for some seconds.
 pub(super) fn offer(bed: &Bed, url: &str, prefix: &str, objects: u32, seconds: u32) -> Result<Counted, BenchError> {
-    let script = bed.lab.directory().join("load.lua");
-    fs::write(&script, SCRIPT).map_err(BenchError::io(format!("write {}", script.display())))?;
-    let (connections, duration, objects) = (CONNECTIONS.to_string(), format!("{seconds}s"), objects.to_string());
-    let mut wrk = Command::new("wrk");
-    wrk.args(["--threads", "1", "--connections", &connections, "--duration", &duration, "--script"]).arg(&script);
-    wrk.args([url, "--", prefix, &objects]);
-    counted(&process::read(&mut wrk)?)
+    let head = [&format!("GET {prefix}"), ".png HTTP/1.1\r\nHost: www.example.org\r\nConnection: keep-alive\r\n"];
+    ask(bed, url, head, objects, Pace { connections: CONNECTIONS, delay_ms: 0 }, seconds)
 }
 
-/// What wrk's script has printed at the end.
-pub(super) fn counted(said: &str) -> Result<Counted, BenchError> {
+/// How fast is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) connections: u32,
+    /// How long each connection waits before each request.
+    pub(super) delay_ms: u32,
+}
+
+/// Sends for some seconds what begins with `before`, the number of a random one out of so many objects, and `after`, and goes on with what
+/// a browser says of itself.
+pub(super) fn ask(
+    bed: &Bed,
+    url: &str,
+    [before, after]: [&str; 2],
+    objects: u32,
+    pace: Pace,
+    seconds: u32,
+) -> Result<Counted, BenchError> {
+    let script = bed.lab.directory().join("load.lua");
+    fs::write(&script, SCRIPT).map_err(BenchError::io(format!("write {}", script.display())))?;
+    let (connections, duration) = (pace.connections.to_string(), format!("{seconds}s"));
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads", "1", "--connections", &connections, "--duration", &duration, "--script"]).arg(&script);
+    wrk.args([url, "--", before, after, &objects.to_string(), &pace.delay_ms.to_string()]);
+    let said = process::read(&mut wrk)?;
     let counted = said.lines().rev().find(|line| line.starts_with('{'));
-    let counted: Counted = serde_json::from_str(counted.ok_or_else(|| BenchError::Load(said.to_owned()))?)?;
-    if counted.requests == 0 || counted.failed > 0 { Err(BenchError::Load(said.to_owned())) } else { Ok(counted) }
+    let counted: Counted = serde_json::from_str(counted.ok_or_else(|| BenchError::Load(said.clone()))?)?;
+    if counted.requests == 0 || counted.failed > 0 { Err(BenchError::Load(said)) } else { Ok(counted) }
 }

@@ -5,7 +5,6 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
-    process::Command,
     time::Duration,
 };
 
@@ -14,13 +13,15 @@ use p2pcdn_tests::{poll, process::Program};
 use serde::Serialize;
 
 use super::{
-    Bed, BenchError, load, machine, median,
+    Bed, BenchError,
+    load::{self, Pace},
+    machine, median,
     proxy::between,
     publisher::Publisher,
     report::{self, Line, Required},
     write_json,
 };
-use crate::{process, setup};
+use crate::setup;
 
 #[derive(clap::Args)]
 pub(crate) struct NginxArgs {
@@ -39,7 +40,11 @@ pub(crate) struct NginxArgs {
 
 const OBJECTS: u32 = 100_000;
 const FRAME: &str = include_str!("nginx/nginx.conf");
-const DECIDE: &str = include_str!("nginx/decide.lua");
+/// What nginx asks the agent, around the number of an object; what the browser said of itself follows.
+const DECIDE: [&str; 2] = [
+    "GET /v1/decide HTTP/1.1\r\nX-Original-URI: /objects/",
+    ".png\r\nHost: p2pcdn\r\nX-Original-Method: GET\r\nX-Original-Host: www.example.org\r\nX-Forwarded-For: 192.0.2.7\r\n",
+];
 /// What nginx does without any decision.
 const PLAIN: &str = "location / { return 307 https://replica.example/x.png; }\n";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,24 +142,18 @@ fn measure(bed: &Bed, nginx: &Nginx, agent: &Publisher, seconds: u32) -> Result<
 
 /// What the agent reaches alone on its core, and how late its answers are at about half of what it is to reach.
 async fn decide(bed: &Bed, agent: &Publisher, args: &NginxArgs) -> Result<(f64, HalfLoad), BenchError> {
-    let script = bed.lab.directory().join("decide.lua");
-    fs::write(&script, DECIDE).map_err(BenchError::io(format!("write {}", script.display())))?;
-    let ask = |connections: &str, delay_ms: &str, seconds: u32| {
-        let mut wrk = Command::new("wrk");
-        let duration = format!("{seconds}s");
-        wrk.args(["--threads", "1", "--connections", connections, "--duration", &duration, "--script"]).arg(&script);
-        wrk.args([&format!("http://{}", agent.address), "--", &OBJECTS.to_string(), delay_ms]);
-        let said = process::read(&mut wrk)?;
-        load::counted(&said)
-    };
-    ask("16", "0", 1)?;
+    let url = format!("http://{}", agent.address);
+    let ask = |pace: Pace, seconds: u32| load::ask(bed, &url, DECIDE, OBJECTS, pace, seconds);
+    let full_load = Pace { connections: 16, delay_ms: 0 };
+    // wrk waits in whole milliseconds: 20 connections that wait 2 ms each ask 10 000 times a second at most.
+    let half_load = Pace { connections: 20, delay_ms: 2 };
+    ask(full_load, 1)?;
     agent.loaded_by(1).await?;
     let (mut full, mut half, mut late) = (Vec::new(), Vec::new(), Vec::new());
     let rate = |counted: &load::Counted| counted.requests as f64 * 1e6 / counted.duration_us.max(1) as f64;
     for _ in 0..args.rounds {
-        full.push(rate(&ask("16", "0", args.seconds)?));
-        // wrk waits in whole milliseconds: 20 connections that wait 2 ms each ask 10 000 times a second at most.
-        let counted = ask("20", "2", args.seconds)?;
+        full.push(rate(&ask(full_load, args.seconds)?));
+        let counted = ask(half_load, args.seconds)?;
         half.push(rate(&counted));
         late.push(counted.p99_us as f64);
     }

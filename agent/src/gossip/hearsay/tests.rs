@@ -34,7 +34,7 @@ fn hear(hearsay: &mut Hearsay, reporter: &str, list: &Observations, own: &Own, n
 
 #[test]
 fn a_reporter_counts_for_nothing_below_ten_comparisons() {
-    let (mut hearsay, own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, own) = (Hearsay::new(&Formulas::default()), own());
     let few = list((0..9).map(|n| said(&format!("h{n}.test"), 50, 0, 0)).chain([said("x.test", 0, 0, 9)]).collect());
     assert_eq!(hear(&mut hearsay, "r.test", &few, &own, 0), [""; 0]);
     assert_eq!(hearsay.credit("r.test"), 0.0);
@@ -45,7 +45,7 @@ fn a_reporter_counts_for_nothing_below_ten_comparisons() {
 
 #[test]
 fn the_word_of_one_who_disagrees_with_own_audits_moves_nothing() {
-    let (mut hearsay, mut own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, mut own) = (Hearsay::new(&Formulas::default()), own());
     // It calls everything clean of which own audits found one in ten wrong.
     own.values_mut().for_each(|seen| seen.wrong = 10);
     let lies = list((0..12).map(|n| said(&format!("h{n}.test"), 500, 0, 0)).chain([said("x.test", 0, 0, 9)]).collect());
@@ -65,7 +65,7 @@ fn nobody_is_blamed_for_what_it_could_not_see() {
 
 #[test]
 fn a_warning_that_own_audits_disprove_costs_credit_and_makes_its_victim_immune_for_a_week() {
-    let (mut hearsay, mut own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, mut own) = (Hearsay::new(&Formulas::default()), own());
     own.remove("h0.test");
     assert_eq!(hear(&mut hearsay, "r.test", &warning("h0.test"), &own, 0), ["h0.test"]);
     let credit = hearsay.credit("r.test");
@@ -80,7 +80,7 @@ fn a_warning_that_own_audits_disprove_costs_credit_and_makes_its_victim_immune_f
 
 #[test]
 fn a_warning_that_own_audits_confirm_costs_nothing() {
-    let (mut hearsay, mut own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, mut own) = (Hearsay::new(&Formulas::default()), own());
     assert_eq!(hear(&mut hearsay, "r.test", &warning("x.test"), &own, 0), ["x.test"]);
     own.insert("x.test".into(), OwnView { audits: 12, wrong: 1, bad: 0 });
     hearsay.review(|domain| own.get(domain).copied(), HOUR);
@@ -89,7 +89,7 @@ fn a_warning_that_own_audits_confirm_costs_nothing() {
 
 #[test]
 fn a_host_is_suspected_once_a_day_however_many_warn() {
-    let (mut hearsay, own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, own) = (Hearsay::new(&Formulas::default()), own());
     assert_eq!(hear(&mut hearsay, "r.test", &warning("x.test"), &own, 0), ["x.test"]);
     for hour in 1..24 {
         assert_eq!(hear(&mut hearsay, &format!("r{hour}.test"), &warning("x.test"), &own, hour * HOUR), [""; 0]);
@@ -99,7 +99,7 @@ fn a_host_is_suspected_once_a_day_however_many_warn() {
 
 #[test]
 fn one_reporter_cannot_have_everybody_suspected_at_once() {
-    let (mut hearsay, own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, own) = (Hearsay::new(&Formulas::default()), own());
     let clean = (0..12).map(|n| said(&format!("h{n}.test"), 50, 0, 0));
     let slander = clean.chain((0..20).map(|n| said(&format!("v{n}.test"), 0, 0, 9)));
     assert_eq!(hear(&mut hearsay, "r.test", &list(slander.collect()), &own, 0).len(), 3);
@@ -107,7 +107,7 @@ fn one_reporter_cannot_have_everybody_suspected_at_once() {
 
 #[test]
 fn praise_comes_from_the_credible_only_and_not_from_oneself() {
-    let (mut hearsay, own) = (Hearsay::new(Rules::default()), own());
+    let (mut hearsay, own) = (Hearsay::new(&Formulas::default()), own());
     let praise = list(vec![said("x.test", 100, 0, 0)]);
     hear(&mut hearsay, "nobody.test", &praise, &own, 0);
     assert_eq!(hearsay.praise("x.test"), 0.0);
@@ -123,7 +123,7 @@ proptest! {
         words in prop::collection::vec(
             (0..30u8, prop::collection::vec((0..60u8, 0..99u32, 0..9u32, 0..9u32), 0..20), 0..DAY), 1..40),
     ) {
-        let (mut hearsay, mut now_ms) = (Hearsay::new(Rules::default()), 0);
+        let (mut hearsay, mut now_ms) = (Hearsay::new(&Formulas::default()), 0);
         for (reporter, entries, pause) in words {
             now_ms += pause;
             let entries = entries.into_iter().map(|(n, good, bad, wrong)| said(&format!("x{n}.test"), good, bad, wrong));
@@ -135,7 +135,7 @@ proptest! {
 
     #[test]
     fn credit_is_a_share_and_fades(words in prop::collection::vec((0..12u8, 0..99u32, 0..3u32), 0..30), days in 0..100u64) {
-        let (mut hearsay, own) = (Hearsay::new(Rules::default()), own());
+        let (mut hearsay, own) = (Hearsay::new(&Formulas::default()), own());
         let entries = words.into_iter().map(|(n, good, wrong)| said(&format!("h{n}.test"), good, 0, wrong));
         hear(&mut hearsay, "r.test", &list(entries.collect()), &own, 0);
         let credit = hearsay.credit("r.test");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use p2pcdn_core::lookup::canonical_path;
 use p2pcdn_core::object::{Sha256, is_authority};
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::state_db::StateDb;
@@ -92,7 +92,7 @@ pub(crate) const DENIED: TableDefinition<&str, u64> = TableDefinition::new("deni
 impl DenyList {
     /// Reads what was added before.
     pub fn open(db: Arc<StateDb>, in_settings: Vec<Denial>) -> Result<Self, Box<redb::Error>> {
-        let added = read(&db).map_err(Box::new)?;
+        let added: Vec<(String, u64)> = db.rows(DENIED, |since_s| since_s).map_err(Box::new)?;
         // What no longer reads was written by a release that knew more; it must not keep this one from starting.
         let entries = added.into_iter().filter_map(|(text, since_s)| Some((text.parse().ok()?, since_s))).collect();
         let added = Mutex::new(Added { entries, is_unsaved: false });
@@ -252,17 +252,6 @@ fn names(authority: &str) -> impl Iterator<Item = String> {
         let with_port = port.map(|port| format!("{host}:{port}"));
         std::iter::once(host.to_owned()).chain(with_port)
     })
-}
-
-fn read(db: &StateDb) -> Result<Vec<(String, u64)>, redb::Error> {
-    let table = match db.begin_read()?.open_table(DENIED) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
-    };
-    let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, u64>), redb::StorageError>| {
-        row.map(|(text, since_s)| (text.value().to_owned(), since_s.value()))
-    };
-    Ok(table.iter()?.map(row).collect::<Result<_, _>>()?)
 }
 
 impl FromStr for Denial {

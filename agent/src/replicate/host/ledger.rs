@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 
 use super::admit::Balance;
 use crate::state_db::StateDb;
@@ -46,7 +46,8 @@ impl Ledger {
             let account = Account { given: given as f64, received: received as f64 };
             (domain, account.after(now_s.saturating_sub(at_s) as f64))
         };
-        let by_domain = read(&db).map_err(Box::new)?.into_iter().take(MAX_ACCOUNTS).map(aged).collect();
+        let rows: Vec<_> = db.rows(LEDGER, |account| account).map_err(Box::new)?;
+        let by_domain = rows.into_iter().take(MAX_ACCOUNTS).map(aged).collect();
         Ok(Self { db, accounts: Mutex::new(Accounts { by_domain, aged_ms: now_ms, is_saved: true }) })
     }
 
@@ -108,21 +109,6 @@ impl Account {
         let left = (-seconds / HALF_LIFE_S).exp2();
         Self { given: self.given * left, received: self.received * left }
     }
-}
-
-type Row = (String, (u64, u64, u64));
-
-fn read(db: &StateDb) -> Result<Vec<Row>, redb::Error> {
-    let table = match db.begin_read()?.open_table(LEDGER) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
-    };
-    let mut rows = Vec::new();
-    for row in table.iter()? {
-        let (domain, account) = row?;
-        rows.push((domain.value().to_owned(), account.value()));
-    }
-    Ok(rows)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
 use crate::replicate::messages::{MAX_BATCH, Withdrawal, WithdrawalReason};
@@ -40,11 +40,8 @@ impl Outbox {
     /// Reads what was not told before the last stop.
     pub fn open(db: Arc<StateDb>) -> Result<Self, Box<redb::Error>> {
         let mut untold = UntoldAll::default();
-        for json in read(&db).map_err(Box::new)? {
-            if let Ok(row) = serde_json::from_str::<Untold>(&json) {
-                untold.insert(row);
-            }
-        }
+        let rows: Vec<_> = db.rows(UNTOLD, |json| serde_json::from_str::<Untold>(json)).map_err(Box::new)?;
+        rows.into_iter().filter_map(|(_, row)| row.ok()).for_each(|row| untold.insert(row));
         Ok(Self { db, untold: Mutex::new(untold) })
     }
 
@@ -164,18 +161,6 @@ fn insert(table: &mut redb::Table<'_, &str, &str>, row: &Untold) -> Result<(), r
 
 fn key(withdrawal: &Withdrawal) -> String {
     format!("{} {}", withdrawal.origin, withdrawal.path)
-}
-
-fn read(db: &StateDb) -> Result<Vec<String>, redb::Error> {
-    let table = match db.begin_read()?.open_table(UNTOLD) {
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        table => table?,
-    };
-    let mut rows = Vec::new();
-    for row in table.iter()? {
-        rows.push(row?.1.value().to_owned());
-    }
-    Ok(rows)
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ impl Holders {
         self.refusals().get(domain).cloned().unwrap_or_default()
     }
 
-    /// Whether the site redirects, or is so near its target that it soon may; it is said before every answer to the filter. Once it is so,
+    /// Whether the site redirects, or is so near its target that it soon may; it is said before every answer to a gate. Once it is so,
     /// everybody is probed every second, and whoever has not been for long is left out until then.
     pub fn needed(&self, is_needed: bool, now_ms: u64) {
         if self.is_needed.swap(is_needed, Ordering::Relaxed) || !is_needed {
@@ -211,7 +211,7 @@ impl Holders {
         }
     }
 
-    /// The filter has redirected to a host: so many requests, for objects of so many bytes.
+    /// Gates have redirected to a host: so many requests, for objects of so many bytes.
     pub fn redirected(&self, domain: &str, requests: u32, bytes: u64, now_ms: u64) {
         if let Some(holder) = self.holders().get_mut(domain) {
             holder.redirects = holder.redirects.saturating_add(u64::from(requests));

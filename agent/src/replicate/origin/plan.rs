@@ -185,6 +185,13 @@ impl Plan {
         }
     }
 
+    /// How much good was heard of a host, from 0 to 1: puts candidates for further copies in another order, and moves none that is there.
+    pub fn set_praise(&mut self, host: &str, praise: f64) {
+        if let Some(desk) = self.desk_mut(host) {
+            desk.praise = praise;
+        }
+    }
+
     /// What a host has said about its room.
     pub fn set_room(&mut self, host: &str, room: Option<Room>, now_ms: u64) {
         if let (Some(desk), Some(room)) = (self.desk_mut(host), room) {

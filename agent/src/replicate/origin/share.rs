@@ -13,6 +13,7 @@ use super::holders::{Health, Holders};
 use super::plan::{Drawn, Periods, Plan, Version, Whereabouts};
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
+use crate::gossip::Gossip;
 use crate::gossip::proof::{Proof, false_acknowledgement};
 use crate::identity::{Membership, Peer, PeerClient, PeerClientError, Signed};
 use crate::load::LoadMeter;
@@ -34,6 +35,7 @@ pub struct Sharer {
     board: Arc<Board>,
     /// Leases, health and refusals of every host.
     pub holders: Arc<Holders>,
+    gossip: Arc<Gossip>,
     load: Arc<Mutex<LoadMeter>>,
     metrics: Arc<Metrics>,
     proofs: mpsc::Sender<Proof>,
@@ -54,6 +56,8 @@ pub struct Parts {
     pub board: Arc<Board>,
     /// Leases and health.
     pub holders: Arc<Holders>,
+    /// What good was heard of them.
+    pub gossip: Arc<Gossip>,
     /// How far the site is beyond its target.
     pub load: Arc<Mutex<LoadMeter>>,
     /// Where refusals are counted.
@@ -115,13 +119,14 @@ impl Sharer {
             keep: scaled(share.keep.as_millis() as u64),
         };
         let half_life_ms = parts.catalogue.demand().half_life_ms();
-        let Parts { catalogue, membership, client, board, holders, load, metrics, proofs } = parts;
+        let Parts { catalogue, membership, client, board, holders, gossip, load, metrics, proofs } = parts;
         Self {
             catalogue,
             membership,
             client,
             board,
             holders,
+            gossip,
             load,
             metrics,
             proofs,
@@ -216,6 +221,7 @@ impl Sharer {
             let lends = if holder.health == Health::Down { 0 } else { holder.lease_bytes_per_s };
             // Copies where nobody is sent are none.
             plan.set_host(domain, !is_dead && self.holders.gets_redirects(domain), lends);
+            plan.set_praise(domain, self.gossip.praise(domain));
         }
     }
 

@@ -15,7 +15,7 @@ use super::serves_itself;
 use crate::file_server;
 use crate::support::{
     IN_A_ROW, PATIENCE, PRESSURE, assert_sound, befriend, body_digest, busy, fill, get, headers, load, location,
-    metric, nginx_lab, observe, peer, redirect, redirects_to, replica_url,
+    metric, nginx_lab, observe, peer, redirect, redirects_to, replica_url, under_load,
 };
 
 /// The agent's table ends no later, nor does its word; and then some for a busy machine.
@@ -84,12 +84,8 @@ async fn a_site_below_its_target_redirects_nothing_though_it_could() {
 #[tokio::test]
 async fn a_killed_or_hung_agent_ends_redirects_and_they_come_back_with_it() {
     let (lab, mut sites) = nginx_lab(Nginx::AuthRequest, ["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 3);
-    befriend(&mut sites).await;
+    let load = under_load(&lab, &mut sites, 3).await;
     let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
 
     alpha.agent.kill();
     let (local, _) = observe(&load, alpha, Instant::now(), 10 * IN_A_ROW).await;
@@ -146,13 +142,9 @@ async fn peers_come_in_by_their_alpn_and_nobody_past_the_split() {
 #[tokio::test]
 async fn odd_requests_stay_and_are_answered_by_the_site_itself() {
     let (lab, mut sites) = nginx_lab(Nginx::AuthRequest, ["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
     std::fs::write(sites[0].directory().join("srv/.secret"), "secret").unwrap();
-    befriend(&mut sites).await;
-    let [alpha, beta] = &sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
+    let load = under_load(&lab, &mut sites, 2).await;
+    let alpha = &sites[0];
     let client = &lab.client;
 
     let long = format!("/images/0.png?{}", "x".repeat(3000));
@@ -242,14 +234,10 @@ fn with_origin_behind(site: &mut Site, port: u16) {
 #[tokio::test]
 async fn a_post_passes_untouched_whatever_the_agent_does() {
     let (lab, mut sites) = nginx_lab(Nginx::AuthRequest, ["alpha", "beta"]);
-    busy(&mut sites[0]);
-    fill(&sites[0], 2);
     let echo = file_server::serve(sites[0].directory().join("srv")).await;
     with_origin_behind(&mut sites[0], echo);
-    befriend(&mut sites).await;
-    let [alpha, beta] = &mut sites;
-    let load = load(&lab, alpha);
-    redirects_to(&load, beta).await;
+    let load = under_load(&lab, &mut sites, 2).await;
+    let alpha = &mut sites[0];
     let body = Bytes::from(p2pcdn_tests::content::noise(7, 300_000));
     for upset in ["nothing", "hung", "dead"] {
         match upset {

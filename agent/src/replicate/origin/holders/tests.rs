@@ -124,7 +124,7 @@ fn a_host_that_was_idle_proves_itself_before_the_first_redirect_of_a_crowd() {
     holders.needed(false, 5000);
     assert_eq!(published(&board), (FULL_WEIGHT, 10), "rescue needs no crowd");
     assert!(holders.due(5000, 64).is_empty());
-    // In the very answer that tells the filter to redirect.
+    // In the very answer that tells a gate to redirect.
     holders.needed(true, 5000);
     assert_eq!(published(&board), (0, 10));
     assert_eq!(holders.due(5001, 64).len(), 1, "at once");

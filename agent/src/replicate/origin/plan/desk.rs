@@ -16,6 +16,8 @@ pub(super) struct Desk {
     spread: u64,
     pub(super) is_live: bool,
     pub(super) lease_bytes_per_s: u64,
+    /// How much good was heard of it, from 0 to 1.
+    pub(super) praise: f64,
     room: Option<Room>,
     /// Until then, what it says of its room does not count yet what it was asked to give up.
     making_room_ms: u64,
@@ -41,6 +43,7 @@ impl Desk {
             spread: spread_of(domain),
             is_live: false,
             lease_bytes_per_s: 0,
+            praise: 0.0,
             room: None,
             making_room_ms: 0,
             paused_until_ms: 0,
@@ -67,13 +70,13 @@ impl Desk {
     }
 
     /// How far an object is from the host: those nearest hold it. Rendezvous hashing, by which each host gets a share as large as its
-    /// room, and one that comes or goes moves nothing between others.
+    /// room, twice as large if all that was heard of it is good, and one that comes or goes moves nothing between others.
     pub(super) fn distance(&self, object_spread: u64) -> f64 {
         let Room { used_bytes, free_bytes } = self.room.unwrap_or(UNKNOWN_ROOM);
         let room = used_bytes.saturating_add(free_bytes).max(1) as f64;
         let mixed = mix(self.spread ^ object_spread);
         let draw = (mixed >> 11) as f64 / (1u64 << 53) as f64;
-        -draw.max(f64::MIN_POSITIVE).ln() / room
+        -draw.max(f64::MIN_POSITIVE).ln() / (room * (1.0 + self.praise))
     }
 
     /// Bytes that it is thought to take in still.

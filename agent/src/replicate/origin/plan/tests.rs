@@ -258,6 +258,26 @@ fn objects_are_spread_evenly_and_a_restarted_origin_asks_those_that_hold_them() 
 }
 
 #[test]
+fn of_whom_good_is_heard_twice_as_much_is_asked_and_what_is_placed_stays_there() {
+    let mut world = World::new(3, 1);
+    let share_of_first = |world: &World| world.hosts["h0.test"].len() as f64 / world.versions.len() as f64;
+    let place = |world: &mut World, numbers: std::ops::Range<u32>| {
+        numbers.for_each(|number| world.put(&format!("/{number}"), 1));
+        world.run(60_000);
+    };
+    place(&mut world, 0..600);
+    let before = world.hosts.clone();
+    assert!((0.28..0.39).contains(&share_of_first(&world)), "{}", share_of_first(&world));
+    world.plan.set_praise("h0.test", 1.0);
+    world.run(60_000);
+    assert_eq!(world.hosts, before);
+    let mut praised = World::new(3, 1);
+    praised.plan.set_praise("h0.test", 1.0);
+    place(&mut praised, 0..600);
+    assert!((0.45..0.55).contains(&share_of_first(&praised)), "{}", share_of_first(&praised));
+}
+
+#[test]
 fn what_is_hot_displaces_what_is_not_at_a_full_host_and_then_there_is_rest() {
     let mut world = World::new(1, 1);
     world.quota = 10 * SIZE;
