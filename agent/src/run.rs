@@ -27,6 +27,7 @@ use crate::evidence::{Evidence, MAX_FINDINGS};
 use crate::gossip::Gossip;
 use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
+use crate::identity::once_per::OncePerMinute;
 use crate::identity::peer_listener::{self, ListenerBounds, ListenerCounters};
 use crate::identity::rotate;
 use crate::identity::{
@@ -231,7 +232,14 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         outbox,
         settings.time_scale,
     ));
-    let prober = Arc::new(Prober { origin: domain.clone(), holders: holders.clone(), board: board.clone(), connector });
+    let prober = Arc::new(Prober {
+        origin: domain.clone(),
+        holders: holders.clone(),
+        board: board.clone(),
+        membership: membership.clone(),
+        connector,
+        log: OncePerMinute::default(),
+    });
     let replica_server = ReplicaServer::new(
         &settings,
         own,

@@ -9,7 +9,7 @@ use crate::object::{Sha256, is_authority};
 
 /// Everything below is the protocol's own; no request for it is ever redirected.
 pub const WELL_KNOWN: &str = "/.well-known/p2pcdn/";
-/// Where a host serves replicas: followed by `ORIGIN/SHA256/PATH`.
+/// Where a host serves replicas: followed by `ORIGIN/SHA256/PATH`. By itself, the host's peer record, which proves that the name is its own.
 pub const REPLICA_PREFIX: &str = "/.well-known/p2pcdn/v1/r/";
 /// Where a host sends a client back to the origin: followed by the path without its first slash.
 pub const RETURN_PREFIX: &str = "/.well-known/p2pcdn/v1/back/";

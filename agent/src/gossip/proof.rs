@@ -161,8 +161,10 @@ fn equivocation(first: &Signed, second: &Signed) -> Result<Accused, ProofError> 
     }
     let at_s = drawn_at(place.1).ok_or(ProofError::Sequence)?;
     let text = match place.0 {
-        Some([origin, path]) => format!("signed two different records of https://{origin}{path} as the same version"),
-        None => format!("signed two different statements of type {:?} with the same sequence", first.kind),
+        Some([origin, path]) => {
+            format!("signed two different records of https://{origin}{path} as version {}", place.1)
+        }
+        None => format!("signed two different statements of type {:?} with sequence {}", first.kind, place.1),
     };
     Ok(Accused { key: first.key, at_s, text })
 }

@@ -202,6 +202,11 @@ impl Gossip {
         self.hearsay().praise(domain)
     }
 
+    /// Keys that were convicted, and of what.
+    pub fn convicted(&self) -> BTreeMap<PublicKey, String> {
+        self.convicted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What is known by gossip.
     pub fn status(&self) -> GossipStatus {
         let (table, hearsay) = (self.table(), self.hearsay());
@@ -212,8 +217,7 @@ impl Gossip {
         };
         let mut members: Vec<_> = table.candidates().filter_map(|candidate| member(candidate.key)).collect();
         members.sort_by(|a, b| a.domain.cmp(&b.domain));
-        let convicted = self.convicted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        GossipStatus { records: table.len(), bytes: table.bytes(), members, convicted }
+        GossipStatus { records: table.len(), bytes: table.bytes(), members, convicted: self.convicted() }
     }
 
     pub(super) fn publish<T: Statement>(&self, statement: &T, now_s: u64) -> Result<(), serde_json::Error> {

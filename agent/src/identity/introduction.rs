@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use p2pcdn_core::lookup::REPLICA_PREFIX;
 use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, PeerRecord, PeerRecordError};
 
 use super::OUR_VERSIONS;
@@ -89,6 +90,23 @@ pub async fn fetch_peer_record(
         return Err(IntroductionError::Domain { domain: domain.into(), claimed: introduction.record.domain });
     }
     Ok(introduction)
+}
+
+/// Whether `replica_name` is the peer's own, whose replicas lie there: only then does what is found there say something about it. `now_s` is
+/// seconds since the Unix epoch.
+pub async fn proves_replica_name(
+    connector: &Connector,
+    peer: &PeerRecord,
+    patience: Duration,
+    now_s: u64,
+) -> Result<bool, IntroductionError> {
+    let name = &peer.replica_name;
+    let response = connector.get_web(name, REPLICA_PREFIX, MAX_DOCUMENT_BYTES, patience).await?;
+    if response.status != StatusCode::OK {
+        return Err(IntroductionError::Status { domain: name.clone(), status: response.status });
+    }
+    let shown = check(serde_json::from_slice(&response.body)?, now_s)?.record;
+    Ok(shown.node_key == peer.node_key && shown.domain == peer.domain && shown.replica_name == *name)
 }
 
 /// Checks a signed peer record by itself; that its signer speaks for the domain in it remains to be proven.

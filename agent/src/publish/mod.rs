@@ -205,14 +205,12 @@ impl Board {
         }
     }
 
-    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, or another one has its name, which leaves it out of redirects.
+    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects.
     pub fn set_peer(&self, domain: &str, authority: &str, exposure: Exposure) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let at = inner.number(domain).map_or(inner.peers.len(), usize::from);
-        // A name belongs to whoever had it first: another peer that claims it would be audited by what that one serves.
-        let is_taken = inner.peers.iter().any(|peer| peer.domain != domain && peer.row.authority == authority);
-        if at >= MAX_HOLDERS || is_taken {
+        if at >= MAX_HOLDERS {
             return false;
         }
         // What a policy says about one name says nothing about another.

@@ -64,7 +64,7 @@ impl Hearing {
         let peers = self.membership.peers();
         let joined = |peer: &Peer| if peer.invited { Joined::Invited } else { Joined::Open };
         self.book.meet(peers.iter().map(|peer| (&*peer.record.domain, joined(peer))));
-        let convicted = self.gossip.status().convicted;
+        let convicted = self.gossip.convicted();
         for peer in &peers {
             if let Some(text) = convicted.get(&peer.key()) {
                 self.book.judge(|reputation, now_ms| reputation.convicted(&peer.record.domain, text, now_ms));

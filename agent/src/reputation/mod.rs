@@ -40,7 +40,13 @@ pub struct Marks {
     /// The operator's word.
     #[serde(default)]
     pub banned: bool,
+    /// Convictions that the operator has forgiven, the latest last, at most [`MAX_PARDONS`]: others go on telling the proof.
+    #[serde(default)]
+    pardoned: Vec<String>,
 }
+
+/// Pardons of one registrable domain that are remembered.
+const MAX_PARDONS: usize = 16;
 
 /// All that is known first-hand of all peers.
 #[derive(Debug, Clone)]
@@ -190,9 +196,10 @@ impl Reputation {
     /// A proof that anybody can check convicts a peer, and whatever else is below its registrable domain.
     pub fn convicted(&mut self, domain: &str, because: &str, now_ms: u64) {
         let Some(marks) = marks_of(&mut self.marks, domain) else { return };
-        if marks.convicted.is_none() {
-            marks.convicted = Some(because.chars().take(256).collect());
-            self.note(domain, Event::Convicted { because: because.chars().take(256).collect() }, now_ms);
+        let because: String = because.chars().take(256).collect();
+        if marks.convicted.is_none() && !marks.pardoned.contains(&because) {
+            marks.convicted = Some(because.clone());
+            self.note(domain, Event::Convicted { because }, now_ms);
         }
     }
 
@@ -217,7 +224,15 @@ impl Reputation {
 
     /// The operator forgives; false if nothing is known of the domain.
     pub fn forgive(&mut self, domain: &str, now_ms: u64) -> bool {
-        let had_marks = self.marks.remove(registrable(domain)).is_some();
+        let marks = self.marks.remove(registrable(domain));
+        let had_marks = marks.is_some();
+        if let Some(Marks { convicted, mut pardoned, .. }) = marks {
+            pardoned.extend(convicted);
+            pardoned.drain(..pardoned.len().saturating_sub(MAX_PARDONS));
+            if !pardoned.is_empty() {
+                self.marks.insert(registrable(domain).to_owned(), Marks { pardoned, ..Marks::default() });
+            }
+        }
         let account = self.accounts.get_mut(domain);
         let is_known = account.is_some();
         if let Some(account) = account {

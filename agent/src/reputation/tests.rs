@@ -102,6 +102,11 @@ fn a_proof_convicts_until_the_operator_forgives() {
     assert!(reputation.forgive("b.example", 2));
     assert_eq!(state(&reputation, "b.example", 3), State::Trusted);
     assert!(!reputation.forgive("nobody.example", 2));
+    // Others go on telling the proof.
+    reputation.convicted("b.example", "signed two records of one sequence", 4);
+    assert_eq!(state(&reputation, "b.example", 5), State::Trusted);
+    reputation.convicted("b.example", "signed two other records of one sequence", 6);
+    assert_eq!(state(&reputation, "b.example", 7), State::Convicted);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use http::header::{ALLOW, CONTENT_DISPOSITION, HOST, LOCATION, REFERRER_POLICY, 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use p2pcdn_core::lookup::{RETURN_PREFIX, ReplicaPath};
+use p2pcdn_core::lookup::{REPLICA_PREFIX, RETURN_PREFIX, ReplicaPath};
 use p2pcdn_core::object::{Class, Sharing};
 use p2pcdn_core::peer::{PEER_DOCUMENT_PATH, ROTATION_DOCUMENT_PATH};
 use tokio::sync::mpsc;
@@ -85,6 +85,9 @@ impl ReplicaServer {
         }
         if !authority.eq_ignore_ascii_case(&self.replica_name) {
             return text(StatusCode::MISDIRECTED_REQUEST, "replicas are served under another name\n");
+        }
+        if request.method() == Method::GET && request.uri().path() == REPLICA_PREFIX {
+            return json(StatusCode::OK, &*self.own.signed(now_s()));
         }
         self.answer_replica(&request).await
     }

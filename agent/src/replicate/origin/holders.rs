@@ -78,6 +78,8 @@ pub struct Refusals {
 pub struct Holder {
     /// Its replica name.
     pub replica_name: String,
+    /// Whether that name has proven to be its own; until then it gets no redirects, or it would be judged by what another one serves.
+    pub is_named: bool,
     /// Bytes per second that it grants; 0 once the grant has run out.
     pub lease_bytes_per_s: u64,
     /// First-hand health.
@@ -114,6 +116,8 @@ pub struct Copy {
 pub struct Due {
     /// Its domain.
     pub domain: String,
+    /// Whether its replica name is yet to be proven.
+    pub is_unnamed: bool,
     /// Its replica name.
     pub replica_name: String,
     /// The copy to ask for, if clients came back for it.
@@ -146,7 +150,10 @@ impl Holders {
     pub fn granted(&self, peer: &PeerRecord, grant: LeaseGrant, now_ms: u64) {
         let mut holders = self.holders();
         let holder = holders.entry(peer.domain.clone()).or_default();
-        holder.replica_name.clone_from(&peer.replica_name);
+        if holder.replica_name != peer.replica_name {
+            holder.replica_name.clone_from(&peer.replica_name);
+            holder.is_named = false;
+        }
         holder.lease_bytes_per_s = grant.bytes_per_s;
         holder.lease_until_ms = now_ms.saturating_add(u64::from(grant.valid_s) * 1000);
         holder.settle(now_ms);
@@ -189,6 +196,14 @@ impl Holders {
             && matches!(holder.health, Health::Up { .. })
         {
             holder.health = Health::Unproven;
+            self.publish(domain, holder);
+        }
+    }
+
+    /// A host has shown that its replica name is its own.
+    pub fn named(&self, domain: &str, replica_name: &str) {
+        if let Some(holder) = self.holders().get_mut(domain).filter(|holder| holder.replica_name == replica_name) {
+            holder.is_named = true;
             self.publish(domain, holder);
         }
     }
@@ -279,7 +294,12 @@ impl Holders {
         due.truncate(most);
         let probe = |(_, domain, holder): (bool, &String, &mut Holder)| {
             holder.probed_ms = Some(now_ms);
-            Due { domain: domain.clone(), replica_name: holder.replica_name.clone(), suspect: holder.suspect.take() }
+            Due {
+                domain: domain.clone(),
+                is_unnamed: !holder.is_named,
+                replica_name: holder.replica_name.clone(),
+                suspect: holder.suspect.take(),
+            }
         };
         due.into_iter().map(probe).collect()
     }
@@ -308,7 +328,7 @@ impl Holders {
     fn publish(&self, domain: &str, holder: &Holder) {
         let lease_bytes_per_s = holder.granted_bytes_per_s;
         let Trust { weight, newcomer } = self.book.trust(domain, holder.redirected_bytes_per_s);
-        let health = if holder.is_doubtful { 0 } else { holder.health.weight() };
+        let health = if holder.is_doubtful || !holder.is_named { 0 } else { holder.health.weight() };
         // Whoever may get redirects at all gets some, or there would be nothing to audit.
         let weight = (f64::from(health) * weight).ceil() as u16;
         let exposure = Exposure { weight, newcomer, lease_bytes_per_s };

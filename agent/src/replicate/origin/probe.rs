@@ -9,8 +9,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::holders::{Copy, Due, Holders};
-use crate::clock::monotonic_ms;
-use crate::identity::Connector;
+use crate::clock::{monotonic_ms, now_s};
+use crate::identity::introduction::proves_replica_name;
+use crate::identity::once_per::OncePerMinute;
+use crate::identity::{Connector, Membership};
 use crate::publish::Board;
 
 /// Probes the holders of this site's objects.
@@ -21,8 +23,12 @@ pub struct Prober {
     pub holders: Arc<Holders>,
     /// Who holds what.
     pub board: Arc<Board>,
+    /// The peers' keys.
+    pub membership: Arc<Membership>,
     /// The way out.
     pub connector: Arc<Connector>,
+    /// Keeps one line a minute of what goes wrong in every second.
+    pub log: OncePerMinute,
 }
 
 /// How often it is looked up who is due.
@@ -55,7 +61,10 @@ impl Prober {
     }
 
     async fn probe(&self, due: Due) {
-        let Due { domain, replica_name, suspect } = due;
+        let Due { domain, is_unnamed, replica_name, suspect } = due;
+        if is_unnamed && !self.proves_name(&domain, &replica_name).await {
+            return self.holders.probed(&domain, false, monotonic_ms());
+        }
         let any = || self.board.sample(&domain);
         // Who holds nothing gets no redirects either.
         let Some(Copy { path, sha256 }) = suspect.or_else(any) else { return self.holders.holds_nothing(&domain) };
@@ -78,5 +87,26 @@ impl Prober {
                 self.holders.probed(&domain, false, monotonic_ms());
             }
         }
+    }
+
+    /// Whether the name at which the holder claims to serve replicas shows its key.
+    async fn proves_name(&self, domain: &str, replica_name: &str) -> bool {
+        let Some(peer) = self.membership.by_domain(domain).filter(|peer| peer.record.replica_name == replica_name)
+        else {
+            return false;
+        };
+        match proves_replica_name(&self.connector, &peer.record, TIMEOUT, now_s()).await {
+            Ok(true) => {
+                self.holders.named(domain, replica_name);
+                return true;
+            }
+            Ok(false) => {
+                if let Some(suppressed) = self.log.due("replica name") {
+                    tracing::warn!(peer = %domain, %replica_name, suppressed, "the name for its replicas belongs to another site: no redirects");
+                }
+            }
+            Err(error) => tracing::debug!(peer = %domain, %replica_name, %error, "whose replica name it is"),
+        }
+        false
     }
 }

@@ -41,15 +41,33 @@ const GRANT: LeaseGrant = LeaseGrant { bytes_per_s: 10, valid_s: 30 };
 fn a_host_is_redirected_to_once_a_probe_has_found_it_well() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     assert_eq!(published(&board), (0, 10));
     holders.probed("b.test", true, 0);
     assert_eq!(published(&board), (FULL_WEIGHT, 10));
 }
 
 #[test]
+fn a_host_gets_nothing_under_a_name_that_has_not_proven_to_be_its_own() {
+    let (holders, board) = holders();
+    holders.granted(&peer(), GRANT, 0);
+    holders.probed("b.test", true, 0);
+    assert_eq!(published(&board), (0, 10));
+    holders.named("b.test", "r.other.test");
+    assert_eq!(published(&board), (0, 10));
+    holders.named("b.test", "r.b.test");
+    assert_eq!(published(&board), (FULL_WEIGHT, 10));
+    let moved = PeerRecord { replica_name: "r.other.test".into(), ..peer() };
+    holders.granted(&moved, GRANT, 0);
+    assert_eq!(published(&board), (0, 10));
+    assert!(holders.due(1000, 9)[0].is_unnamed);
+}
+
+#[test]
 fn one_failed_probe_ends_redirects_and_recovery_starts_slowly() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     holders.probed("b.test", true, 0);
     holders.probed("b.test", false, 0);
     assert_eq!(published(&board), (0, 10));
@@ -80,6 +98,7 @@ fn refusals_are_counted_by_reason_until_the_peer_is_none_any_more() {
 fn a_lease_that_is_not_renewed_runs_out() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     holders.probed("b.test", true, 0);
     holders.due(29_999, 64);
     assert_eq!(published(&board).1, 10);
@@ -91,6 +110,7 @@ fn a_lease_that_is_not_renewed_runs_out() {
 fn hosts_are_probed_every_second_while_redirected_to_or_unwell() {
     let (holders, _) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     let due = |now| !holders.due(now, 64).is_empty();
     assert!(due(0));
     assert!(!due(500), "not yet");
@@ -119,6 +139,7 @@ fn hosts_are_probed_every_second_while_redirected_to_or_unwell() {
 fn a_host_that_was_idle_proves_itself_before_the_first_redirect_of_a_crowd() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     holders.due(0, 64);
     holders.probed("b.test", true, 100);
     holders.needed(false, 5000);
@@ -148,10 +169,12 @@ fn a_host_that_was_idle_proves_itself_before_the_first_redirect_of_a_crowd() {
 fn an_object_larger_than_the_lease_is_paid_back_before_any_worker_gets_another_share() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     holders.probed("b.test", true, 0);
     holders.redirected("b.test", 1, 100, 0);
     assert_eq!(published(&board), (FULL_WEIGHT, 0));
     holders.granted(&peer(), GRANT, 5000);
+    holders.named("b.test", "r.b.test");
     assert_eq!(published(&board).1, 0, "a renewal forgives nothing");
     assert_eq!(holders.list()["b.test"].lease_bytes_per_s, 10);
     holders.due(9100, 64);
@@ -162,6 +185,7 @@ fn an_object_larger_than_the_lease_is_paid_back_before_any_worker_gets_another_s
 fn who_has_held_nothing_for_a_while_proves_itself_anew() {
     let (holders, board) = holders();
     holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
     holders.due(0, 64);
     holders.probed("b.test", true, 0);
     holders.holds_nothing("b.test");
