@@ -40,6 +40,15 @@ pub fn expiry_now_s() -> u64 {
     steady.get_or_insert_with(|| SteadyClock::new(wall_s, at_ms)).now_s(wall_s, at_ms)
 }
 
+/// Has [`expiry_now_s`] go on from `believed_s`, the last time that was believed before this start, where the machine's clock is more than a
+/// day away from that; whether it is.
+pub fn doubt_from_the_start(believed_s: u64) -> bool {
+    let clock = SteadyClock::after_rest(believed_s, now_s(), monotonic_ms());
+    let is_doubted = clock.doubted_ms.is_some();
+    *STEADY.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+    is_doubted
+}
+
 /// A wall clock that goes on as it went when the machine's is set to another time, until that has lasted for an hour.
 ///
 /// So a jump by hours that is soon undone neither has everything expire, which would delete it, nor keeps what has expired.
@@ -52,6 +61,8 @@ pub struct SteadyClock {
 
 /// Clocks are put right by less than this all the time.
 const SLACK_S: u64 = 300;
+/// Who was at rest for longer has to wait for an hour, too, until it is believed that so much time has passed.
+const REST_S: u64 = 24 * 3600;
 /// A jump that has lasted for so long is believed.
 const BELIEVED_MS: u64 = 3_600_000;
 
@@ -59,6 +70,14 @@ impl SteadyClock {
     /// A clock that shows `wall_s` seconds since the Unix epoch at `at_ms` of the monotonic clock.
     pub fn new(wall_s: u64, at_ms: u64) -> Self {
         Self { wall_s, at_ms, doubted_ms: None }
+    }
+
+    /// The clock of who last believed in `believed_s`.
+    pub fn after_rest(believed_s: u64, wall_s: u64, at_ms: u64) -> Self {
+        if wall_s.abs_diff(believed_s) <= REST_S {
+            return Self::new(wall_s, at_ms);
+        }
+        Self { wall_s: believed_s, at_ms, doubted_ms: Some(at_ms) }
     }
 
     /// What it shows at `at_ms`, when the machine's clock shows `wall_s`.
@@ -112,6 +131,21 @@ mod tests {
         for jump in [5 * HOUR as i64, -5 * HOUR as i64, 1_000_000_000, -1_000_000_000] {
             assert_eq!(shown([(10, jump), (HOUR - 1, 0), (1, 0), (10, 0)]), [0, 0, jump, jump]);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_far_off_from_the_start_is_believed_after_an_hour() {
+        for wrong in [NOW + 40 * 24 * HOUR, NOW - 40 * 24 * HOUR, 0] {
+            let mut clock = SteadyClock::after_rest(NOW, wrong, 5000);
+            assert_eq!(clock.now_s(wrong + 10, 15_000), NOW + 10);
+            assert_eq!(clock.now_s(wrong + HOUR, 5000 + HOUR * 1000), wrong + HOUR);
+        }
+        let mut rested = SteadyClock::after_rest(NOW, NOW + 20 * HOUR, 0);
+        assert_eq!(rested.now_s(NOW + 20 * HOUR + 1, 1000), NOW + 20 * HOUR + 1);
+        // Put right in time, nothing has happened.
+        let mut mended = SteadyClock::after_rest(NOW, NOW + 40 * 24 * HOUR, 0);
+        assert_eq!(mended.now_s(NOW + 60, 60_000), NOW + 60);
+        assert_eq!(mended.now_s(NOW + 2 * HOUR, 2 * HOUR * 1000), NOW + 2 * HOUR);
     }
 
     proptest! {

@@ -20,6 +20,7 @@ pub mod evidence;
 pub mod gossip;
 pub mod http_server;
 pub mod identity;
+pub mod known_time;
 pub mod load;
 pub mod local_api;
 pub mod nginx_map;

@@ -34,6 +34,7 @@ use crate::identity::{
     AboutUs, Connector, Counter, Introducer, Membership, NodeCertificate, NodeKey, OpenBounds, OwnRecord, PeerClient,
     RosterBounds, web_client_config,
 };
+use crate::known_time;
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
 use crate::nginx_map::NginxMap;
@@ -319,6 +320,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     tasks.spawn(books.run(token()));
     tasks.spawn(prober.run(token()));
     tasks.spawn(book.keep(token()));
+    tasks.spawn(known_time::keep(db, token()));
     if let Some(auditor) = auditor {
         tasks.spawn(auditor.clone().run(token()));
         if let Some(evidence) = evidence {
@@ -381,5 +383,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
 
 fn open_database(path: &Path) -> Result<StateDb, RunError> {
     let database = |source| RunError::Database { path: path.display().to_string(), source: Box::new(source) };
-    StateDb::open(path).map_err(database)
+    let db = StateDb::open(path).map_err(database)?;
+    known_time::recall(&db).map_err(database)?;
+    Ok(db)
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
+use redb::TableDefinition;
 
 use super::OUR_VERSIONS;
 use super::node_key::NodeKey;
@@ -64,10 +65,21 @@ struct Current {
 }
 
 impl OwnRecord {
-    /// Signs a first record; `now_s` is seconds since the Unix epoch. Blocks for one durable write.
+    /// Goes on with the record of the last run if it says the same and is not due, or signs one, which blocks for two durable writes; `now_s`
+    /// is seconds since the Unix epoch. So nothing need be written at a start, which a full disk would not let happen.
     pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<StateDb>, now_s: u64) -> Result<Self, OwnRecordError> {
-        let counter = Counter::new(db, "peer");
-        let current = Mutex::new(renew(&key, &about, &counter, now_s)?);
+        let counter = Counter::new(db.clone(), "peer");
+        let current = match kept(&db).and_then(|signed| still_right(signed, &key, &about, now_s)) {
+            Some(current) => current,
+            None => {
+                let current = renew(&key, &about, &counter, now_s)?;
+                if let Err(error) = keep(&db, &current.signed) {
+                    tracing::warn!(%error, "the own peer record could not be kept");
+                }
+                current
+            }
+        };
+        let current = Mutex::new(current);
         Ok(Self { key, about, counter, current, rotations: Rotations::default() })
     }
 
@@ -89,9 +101,7 @@ impl OwnRecord {
     /// The record to show at `now_s`, renewed first if it is due; if that fails, the old one and a line in the log.
     pub fn signed(&self, now_s: u64) -> Arc<Signed> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let left_s = current.expires_s.saturating_sub(now_s);
-        // More than a whole life is left of what was signed before the clock was set back: to others that is in the future.
-        if !(RECORD_LIFE_S / 4..=RECORD_LIFE_S + CLOCK_SLACK_S).contains(&left_s) {
+        if is_due(current.expires_s, now_s) {
             match renew(&self.key, &self.about, &self.counter, now_s) {
                 Ok(renewed) => *current = renewed,
                 Err(error) => tracing::error!(%error, "the own peer record could not be renewed"),
@@ -101,8 +111,40 @@ impl OwnRecord {
     }
 }
 
-fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Result<Current, OwnRecordError> {
-    let mut record = PeerRecord {
+/// The own record of the last run, as JSON.
+const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("own record");
+const PEER: &str = "peer";
+
+fn keep(db: &StateDb, signed: &Signed) -> Result<(), redb::Error> {
+    let json = serde_json::to_vec(signed).unwrap_or_default();
+    let transaction = db.begin_write()?;
+    transaction.open_table(KEPT)?.insert(PEER, &*json)?;
+    Ok(transaction.commit()?)
+}
+
+fn kept(db: &StateDb) -> Option<Signed> {
+    let transaction = db.begin_read().ok()?;
+    let row = transaction.open_table(KEPT).ok()?.get(PEER).ok()??;
+    serde_json::from_slice(row.value()).ok()
+}
+
+fn still_right(signed: Signed, key: &NodeKey, about: &AboutUs, now_s: u64) -> Option<Current> {
+    let record: PeerRecord = signed.open().ok()?;
+    record.validate(now_s).ok()?;
+    let PeerRecord { sequence, issued_s, expires_s, .. } = record;
+    let same = PeerRecord { sequence, issued_s, expires_s, ..unsigned(key, about, now_s) };
+    let is_right = record == same && issued_s <= now_s && !is_due(expires_s, now_s);
+    is_right.then(|| Current { signed: Arc::new(signed), expires_s })
+}
+
+/// Whether there is little left of a record, or more than a whole life: that was signed before the clock was set back, and is in the future to
+/// others.
+fn is_due(expires_s: u64, now_s: u64) -> bool {
+    !(RECORD_LIFE_S / 4..=RECORD_LIFE_S + CLOCK_SLACK_S).contains(&expires_s.saturating_sub(now_s))
+}
+
+fn unsigned(key: &NodeKey, about: &AboutUs, now_s: u64) -> PeerRecord {
+    PeerRecord {
         domain: about.domain.clone(),
         node_key: key.public(),
         sequence: 0,
@@ -113,7 +155,11 @@ fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Resul
         versions: OUR_VERSIONS.to_vec(),
         capabilities: about.attachments.then(|| ATTACHMENTS.to_owned()).into_iter().collect(),
         contact: about.contact.clone(),
-    };
+    }
+}
+
+fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Result<Current, OwnRecordError> {
+    let mut record = unsigned(key, about, now_s);
     record.validate(now_s)?;
     record.sequence = counter.next(now_s)?;
     Ok(Current { signed: Arc::new(sign(key, &record)?), expires_s: record.expires_s })
@@ -154,14 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn sequences_grow_across_restarts_and_clocks_that_step_back() {
-        let db = testing::database();
-        let key = Arc::new(testing::node_key());
-        let sequence = |now_s| open(&testing::own_record("a.test", key.clone(), db.clone(), now_s), now_s).sequence;
-        let (first, second, third) = (sequence(1000), sequence(1000), sequence(900));
-        assert_eq!(first, at(1000));
-        assert!(first < second && second < third, "{first} {second} {third}");
-        assert!(sequence(2000) >= at(2000));
+    fn a_restart_goes_on_with_the_same_record_as_long_as_it_is_right() {
+        let (db, key) = (testing::database(), Arc::new(testing::node_key()));
+        let started = |contact: &str, now_s| {
+            let about = AboutUs { contact: contact.into(), ..testing::about("a.test") };
+            open(&OwnRecord::new(key.clone(), about, db.clone(), now_s).unwrap(), now_s)
+        };
+        let first = started("", 1000);
+        assert_eq!((first.sequence, started("", 1500)), (at(1000), first.clone()));
+        let told = started("a@a.test", 1600);
+        assert!(told.sequence > first.sequence);
+        let (set_back, late) = (started("a@a.test", 1500), started("a@a.test", 1500 + RECORD_LIFE_S));
+        assert!(told.sequence < set_back.sequence && set_back.sequence < late.sequence, "{set_back:?} {late:?}");
     }
 
     #[test]

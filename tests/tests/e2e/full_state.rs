@@ -92,3 +92,38 @@ async fn a_host_whose_disk_is_full_serves_on_and_its_operator_is_obeyed_at_once(
     assert_eq!(statuses().await, [200; 4]);
     assert!(!printed(p2pcdn(&lab, beta, ["leave", "--no-wait", "--json"])).contains("unsaved"));
 }
+
+/// Starts the host's agent again whenever it ends, with the same small disk.
+const AGAIN: &str = "mkdir -p state && mount -t tmpfs -o size=16m tmpfs state && trap 'kill $agent; wait; exit' TERM
+    while :; do setpriv --pdeathsig KILL \"$0\" \"$@\" & agent=$!; wait $agent; done";
+
+#[tokio::test]
+async fn a_host_whose_disk_is_full_starts_again_and_serves_what_it_holds() {
+    let (lab, mut sites) = lab(["alpha", "beta"]);
+    fill(&sites[0], 1);
+    sites[1].agent.wrap(["unshare", "--map-root-user", "--mount", "sh", "-c", AGAIN].map(Into::into).into());
+    befriend(&mut sites).await;
+    let [alpha, beta] = &sites;
+    let object = alpha.content.objects().swap_remove(0);
+    let url = replica_url(beta, alpha, object.versions[0], &object.path);
+    assert_eq!(get(&lab.client, &url, &HeaderMap::new()).await.status(), 200);
+    assert!(
+        std::fs::write(state(beta).join("filler"), vec![0; 16 << 20]).is_err(),
+        "the disk is larger than it should be"
+    );
+
+    let shell = beta.agent.id().unwrap();
+    let agent = || std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+    let first = agent();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(first.trim().parse().unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    poll(PATIENCE, "another agent that serves", async || {
+        let served = lab.client.get(&url).await.map(|answer| answer.status().as_u16());
+        if agent() != first && matches!(served, Ok(200)) { Ok(()) } else { Err(format!("{served:?}")) }
+    })
+    .await
+    .unwrap();
+}
