@@ -21,7 +21,7 @@ pub(super) struct CheckArgs {
 /// Says whether the settings are good, and if not, everything that is wrong with them.
 pub(super) fn check(file: &Path, result: Result<Settings, SettingsErrors>, args: &CheckArgs) -> Result<(), CliError> {
     let CheckArgs { format, nginx } = args;
-    let result = result.and_then(|settings| match nginx {
+    let result = result.and_then(Settings::on_this_machine).and_then(|settings| match nginx {
         Some(nginx) => fits(nginx, settings),
         None => Ok(settings),
     });
