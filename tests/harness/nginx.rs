@@ -33,6 +33,8 @@ pub(crate) struct Values<'a> {
     pub(crate) public: String,
     /// Address and port behind the split by ALPN.
     pub(crate) behind: String,
+    /// Address and port where it hears itself of requests that came back.
+    pub(crate) returns: String,
     /// Of the agent: local, replica, peer.
     pub(crate) agent: [String; 3],
     /// Where the agent takes the log.
@@ -43,7 +45,8 @@ pub(crate) struct Values<'a> {
 pub(crate) const MAP: &str = "nginx-map.conf";
 
 pub(crate) fn edits(nginx: Nginx, values: Values<'_>) -> BTreeMap<&'static str, String> {
-    let Values { directory, names: [site, replica], public, behind, agent: [local, replicas, peer], log } = values;
+    let Values { directory, names: [site, replica], public, behind, returns, agent: [local, replicas, peer], log } =
+        values;
     let within = |file: &str| directory.join(file).display().to_string();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: Vec<_> = temporary.iter().map(|kind| format!("{kind}_temp_path {};", within(kind))).collect();
@@ -59,6 +62,7 @@ pub(crate) fn edits(nginx: Nginx, values: Values<'_>) -> BTreeMap<&'static str, 
         ("access_log /var/log/nginx/access.log;", format!("access_log off; {}", temporary.join(" "))),
         ("listen [::]:443 ipv6only=off;", format!("listen {public};")),
         ("127.0.0.1:8443", behind),
+        ("127.0.0.1:8444", returns),
         ("127.0.0.1:7081", replicas),
         ("127.0.0.1:7082", peer),
         ("www.example.org", site.into()),

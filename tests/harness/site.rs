@@ -51,6 +51,8 @@ pub struct Site {
     invited: Vec<String>,
     public: Port,
     admin: Port,
+    /// Where nginx hears itself of requests that came back.
+    returns: Port,
     /// Whether its loopback is not this thread's.
     is_apart: bool,
     /// The agent's own: local, replica, peer, origin.
@@ -61,8 +63,8 @@ impl Site {
     pub(crate) fn new(lab: &Lab, name: &str, place: Option<&Place>) -> Result<Self, Error> {
         let directory = lab.directory().join(name);
         let held = |_| Port::hold();
-        let ports = (|| Ok((held(())?, held(())?, [held(())?, held(())?, held(())?, held(())?])))();
-        let (public, admin, internal) = ports.map_err(Error::io("find free ports for", Path::new(name)))?;
+        let ports = (|| Ok((held(())?, held(())?, held(())?, [held(())?, held(())?, held(())?, held(())?])))();
+        let (public, admin, returns, internal) = ports.map_err(Error::io("find free ports for", Path::new(name)))?;
         let local = || [format!("{name}.localhost"), format!("replica.{name}.localhost")];
         let [site_name, replica_host] = place.map_or_else(local, |place| place.addresses.map(|a| a.to_string()));
         let address = if place.is_some() { "0.0.0.0" } else { "127.0.0.1" };
@@ -126,6 +128,7 @@ impl Site {
             invited: Vec::new(),
             public,
             admin,
+            returns,
             is_apart: false,
             internal,
         };
@@ -152,6 +155,7 @@ impl Site {
                 names: [self.domain.host(), self.replica_name.host()],
                 public: loopback(&self.public),
                 behind: loopback(&self.admin),
+                returns: loopback(&self.returns),
                 agent,
                 log: loopback(&self.internal[3]),
             },
@@ -272,6 +276,7 @@ impl Site {
         }
         self.public.release();
         self.admin.release();
+        self.returns.release();
         self.envoy.start()
     }
 

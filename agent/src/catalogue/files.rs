@@ -87,6 +87,8 @@ impl ContentDirectory {
             match openat2(&root.directory, relative, flags, Mode::empty(), resolve) {
                 // Something was renamed somewhere while a link upwards was resolved.
                 Err(Errno::AGAIN | Errno::INTR) if tries < MAX_TRIES => tries += 1,
+                // A socket, or a device without a driver.
+                Err(Errno::NXIO | Errno::NODEV) => return Err(io::ErrorKind::NotFound.into()),
                 opened => break File::from(opened?),
             }
         };
@@ -156,6 +158,18 @@ mod tests {
         assert!(directory.open_unlinked("/link").is_err());
         for bad in ["/absolute", "/upwards", "/.hidden", "/d/../../x", "/d", "/", "/nothing", "/dev/null"] {
             assert!(directory.open_file(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sockets_pipes_and_devices_are_not_found() {
+        let inside = tempfile::tempdir().unwrap();
+        let at = |name: &str| inside.path().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(at("socket.png")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe.png"), Mode::RUSR).unwrap();
+        let directory = ContentDirectory::at(inside.path()).unwrap();
+        for path in ["/socket.png", "/pipe.png"] {
+            assert_eq!(directory.open_file(path).unwrap_err().kind(), io::ErrorKind::NotFound, "{path}");
         }
     }
 

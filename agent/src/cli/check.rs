@@ -21,7 +21,7 @@ pub(super) struct CheckArgs {
 /// Says whether the settings are good, and if not, everything that is wrong with them.
 pub(super) fn check(file: &Path, result: Result<Settings, SettingsErrors>, args: &CheckArgs) -> Result<(), CliError> {
     let CheckArgs { format, nginx } = args;
-    let result = result.and_then(|settings| match nginx {
+    let result = result.and_then(Settings::on_this_machine).and_then(|settings| match nginx {
         Some(nginx) => fits(nginx, settings),
         None => Ok(settings),
     });
@@ -44,12 +44,24 @@ fn fits(nginx: &Path, settings: Settings) -> Result<Settings, SettingsErrors> {
         Ok(text) => text,
         Err(error) => return Err(SettingsErrors(vec![KeyError { key: name, problem: error.to_string() }])),
     };
-    let missing = missing(&text, &settings);
-    if missing.is_empty() {
-        return Ok(settings);
-    }
+    let missing = missing(&text, &settings).into_iter();
     let error = |(key, value)| KeyError { key, problem: format!("{value} is not in {name}, or only in a comment") };
-    Err(SettingsErrors(missing.into_iter().map(error).collect()))
+    let mut errors: Vec<_> = missing.map(error).collect();
+    errors.extend(rewritten(&text).map(|line| KeyError { key: format!("{name}:{line}"), problem: REWRITTEN.into() }));
+    if errors.is_empty() { Ok(settings) } else { Err(SettingsErrors(errors)) }
+}
+
+/// What is wrong with a rewrite of return URLs, as files of earlier releases have it.
+const REWRITTEN: &str = "a rewrite of return URLs opens `internal` locations and the agent's local API to everybody: take over \
+     `listen 127.0.0.1:8444`, the maps of $p2pcdn_returned and the location with proxy_pass from the file that ships";
+
+/// The lines that rewrite return URLs, by their numbers from 1.
+fn rewritten(nginx: &str) -> impl Iterator<Item = usize> {
+    let rewrites = |line: &str| {
+        let line = line.split(" #").next().unwrap_or_default().trim_start();
+        line.starts_with("rewrite ") && line.contains("p2pcdn/v1/back")
+    };
+    nginx.lines().zip(1..).filter(move |(line, _)| rewrites(line)).map(|(_, number)| number)
 }
 
 /// Keys whose values nginx's configuration should have and has not.
@@ -85,6 +97,31 @@ fn has_whole(line: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_rewrites_return_urls_is_complained_of_and_none_that_ships_does() {
+        let rewrite = r"            rewrite ^/\.well-known/p2pcdn/v1/back(/.*)$ $1 last;";
+        let own = format!("# {rewrite}\nrewrite ^/old$ /new last;\n{rewrite} # As it was.\n");
+        assert_eq!(rewritten(&own).collect::<Vec<_>>(), [3]);
+        let shipped = [
+            include_str!("../../../nginx-config/stock-auth-request.conf"),
+            include_str!("../../../nginx-config/stock-map.conf"),
+            include_str!("../../../nginx-config/wasmx.conf"),
+        ];
+        for text in shipped {
+            assert_eq!(rewritten(text).next(), None);
+            // Neither does what comes back meet the decision anew, nor does it get further than its own listener.
+            for part in ["listen 127.0.0.1:8444 proxy_protocol;", "proxy_pass http://127.0.0.1:8444$p2pcdn_returned;"] {
+                assert!(text.contains(part), "{part}");
+            }
+        }
+        let known_apart = [
+            "X-Original-URI $p2pcdn_came_back$request_uri;",
+            "$p2pcdn_came_back$request_uri\" $p2pcdn_location",
+            "Host $host:8444;",
+        ];
+        assert!(shipped.iter().zip(known_apart).all(|(text, part)| text.contains(part)));
+    }
 
     #[test]
     fn an_nginx_configuration_that_does_not_fit_is_told_by_the_keys() {

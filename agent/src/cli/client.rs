@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::http_server::read_body;
-use crate::identity::Refusal;
+use crate::identity::{Refusal, plain};
 use crate::settings::{LocalAddress, Settings};
 
 /// The agent that runs with these settings.
@@ -32,6 +33,16 @@ pub(super) enum ClientError {
         address: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Something else listens there.
+    #[error(
+        "no agent answers at {address}, but something else ({what}): is listen.local the one that `p2pcdn run` has?"
+    )]
+    NoAgent {
+        /// The local socket.
+        address: String,
+        /// How it gave itself away; one line at most.
+        what: String,
     },
     /// It said no.
     #[error("{0}")]
@@ -51,6 +62,12 @@ pub(super) enum ClientError {
 const ANSWER: Duration = Duration::from_secs(20);
 /// Longest answer in bytes: a list of a million objects.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
+
+/// What the agent's answers are.
+const JSON: &str = "application/json";
+const PLAIN: &str = "text/plain; charset=utf-8";
+/// Longest refusal that is shown, in characters; those of agents have a line each.
+const MAX_LINE: usize = 300;
 
 impl<'a> Agent<'a> {
     pub(super) fn of(settings: &'a Settings) -> Self {
@@ -75,14 +92,30 @@ impl<'a> Agent<'a> {
     async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let request = Request::builder().method(method).uri(path).header("host", "p2pcdn").body(Full::new(body))?;
         let mut sender = self.connect().await?;
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
         let status = response.status();
+        let content_type =
+            response.headers().get(CONTENT_TYPE).map(|kind| plain(String::from_utf8_lossy(kind.as_bytes())));
         let body = read_body(response.into_body(), MAX_ANSWER_BYTES).await.ok_or(ClientError::Malformed)?;
         if status == StatusCode::OK {
-            return serde_json::from_slice(&body).map_err(|_| ClientError::Malformed);
+            let is_json = content_type.as_deref() == Some(JSON);
+            let malformed = |_| if is_json { ClientError::Malformed } else { self.no_agent("a page".into()) };
+            return serde_json::from_slice(&body).map_err(malformed);
         }
-        let refusal = serde_json::from_slice::<Refusal>(&body).map(|refusal| refusal.remedy);
-        Err(ClientError::Refused(refusal.unwrap_or_else(|_| String::from_utf8_lossy(&body).trim().to_owned())))
+        match (serde_json::from_slice::<Refusal>(&body), content_type.as_deref()) {
+            (Ok(refusal), _) => Err(ClientError::Refused(refusal.remedy)),
+            (Err(_), Some(PLAIN)) => Err(ClientError::Refused(first_line(&body))),
+            (Err(_), _) => Err(self.no_agent(format!("status {}", status.as_u16()))),
+        }
+    }
+
+    /// What came was no HTTP, or none came.
+    fn broken(&self, error: hyper::Error) -> ClientError {
+        if error.is_parse() { self.no_agent(error.to_string()) } else { error.into() }
+    }
+
+    fn no_agent(&self, what: String) -> ClientError {
+        ClientError::NoAgent { address: self.address.to_string(), what }
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
@@ -98,6 +131,11 @@ impl<'a> Agent<'a> {
             }
         }
     }
+}
+
+fn first_line(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    plain(text.trim().lines().next().unwrap_or_default().chars().take(MAX_LINE).collect::<String>())
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ClientError>

@@ -49,6 +49,12 @@ pub(super) enum InitError {
     /// The path cannot stand in the file.
     #[error("{0:?} cannot be written into the settings: use a path of plain text without quotes")]
     Directory(PathBuf),
+    /// The site would be its own peer.
+    #[error("--peer {0} is this site itself: name the domains of other sites")]
+    OwnPeer(String),
+    /// The file is there already.
+    #[error("{0} exists and is not overwritten: move it away, or name another place with --config")]
+    Exists(String),
     /// The file could not be written.
     #[error("{path}: {source}")]
     File {
@@ -74,7 +80,11 @@ pub(super) fn write(file: &Path, args: &InitArgs) -> Result<(), InitError> {
 }
 
 fn create(file: &Path, text: &str) -> Result<(), InitError> {
-    let failed = |source| InitError::File { path: file.display().to_string(), source };
+    let path = || file.display().to_string();
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => InitError::Exists(path()),
+        _ => InitError::File { path: path(), source },
+    };
     let mut out = OpenOptions::new().write(true).create_new(true).open(file).map_err(failed)?;
     out.write_all(text.as_bytes()).map_err(failed)
 }
@@ -94,6 +104,9 @@ fn settings(args: &InitArgs) -> Result<String, InitError> {
         if !is_authority(domain) {
             return Err(InitError::Domain(domain.clone()));
         }
+    }
+    if args.peer.contains(&args.domain) {
+        return Err(InitError::OwnPeer(args.domain.clone()));
     }
     let directory = match &args.directory {
         None => "#: directory = \"/srv/www\"".to_owned(),
@@ -140,7 +153,7 @@ mod tests {
         }
         assert!(!nginx.contains("example.org"));
         std::fs::remove_file(&file).unwrap();
-        assert!(matches!(write(&file, &args), Err(InitError::File { .. })), "nothing is overwritten");
+        assert!(matches!(write(&file, &args), Err(InitError::Exists(_))), "nothing is overwritten");
     }
 
     #[test]
@@ -153,7 +166,7 @@ mod tests {
         assert_eq!(settings.site.directory.as_deref(), Some(Path::new("/srv/a")));
         assert_eq!(settings.invited, ["b.test", "c.test"]);
         let again = write(&file, &args("a.test", None, &[]));
-        assert!(matches!(again, Err(InitError::File { .. })), "nothing is overwritten");
+        assert!(matches!(again, Err(InitError::Exists(_))), "nothing is overwritten");
     }
 
     #[test]
@@ -172,5 +185,6 @@ mod tests {
         assert!(matches!(settings(&args("A b", None, &[])), Err(InitError::Domain(_))));
         assert!(matches!(settings(&args("a.test", None, &["\"x"])), Err(InitError::Domain(_))));
         assert!(matches!(settings(&args("a.test", Some("a\"b"), &[])), Err(InitError::Directory(_))));
+        assert!(matches!(settings(&args("a.test", None, &["b.test", "a.test"])), Err(InitError::OwnPeer(_))));
     }
 }

@@ -3,7 +3,8 @@
 use clap::Subcommand;
 
 use crate::clock::now_s;
-use crate::identity::rotate::{RotateError, Rotated, rotate};
+use crate::identity::rotate::{self, RotateError, Rotated, rotate};
+use crate::identity::rotation::MAX_ROTATIONS;
 use crate::settings::Settings;
 
 #[derive(Debug, Subcommand)]
@@ -20,5 +21,12 @@ pub(super) fn run(settings: &Settings, command: &KeyCommand) -> Result<(), Rotat
     let Rotated { old, new } = rotate(&settings.site.domain, &settings.state_directory, now_s())?;
     println!("{} has node key {new} from now on, in place of {old}", settings.site.domain);
     println!("start the agent: peers follow as soon as they hear from it; make a new backup, too: p2pcdn backup FILE");
+    if rotate::load(&settings.state_directory, &new)?.rotations.len() >= MAX_ROTATIONS {
+        eprintln!(
+            "p2pcdn: peers follow the last {MAX_ROTATIONS} changes of the key, and this site has made as many or more: a peer that has \
+             not heard from it since before these has to be told by its operator, with p2pcdn peer accept {}",
+            settings.site.domain
+        );
+    }
     Ok(())
 }

@@ -185,7 +185,7 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Settings(_) | Self::Init(_) | Self::Scenario(_) | Self::NoMap => 2,
-            Self::Client(ClientError::Unreachable { .. }) => 3,
+            Self::Client(ClientError::Unreachable { .. } | ClientError::NoAgent { .. }) => 3,
             Self::Client(ClientError::Refused(_)) => 4,
             Self::Problems(_) | Self::Targets(_) => 5,
             Self::Backup(_)
@@ -223,7 +223,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Restore(args) => Ok(backup::restore(&load()?, &args)?),
         Command::Key(command) => Ok(key::run(&load()?, &command)?),
         Command::Simulate(args) => simulate::simulate(&args),
-        Command::Run => run(load()?),
+        Command::Run => run(load()?.on_this_machine()?),
         Command::NginxMap(args) if args.empty => nginx_map::write_empty(&load()?),
         Command::NginxMap(_) => ask(&load()?, async |agent| nginx_map::write(agent).await),
         Command::Doctor(args) => {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use bytesize::ByteSize;
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::client::Agent;
@@ -222,6 +222,8 @@ fn note(peer: &PeerStatus) -> String {
 pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    // To the width of the terminal, if there is one.
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 
@@ -243,4 +245,19 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), CliError> {
 /// `p2pcdn objects | head` is no error.
 fn ignore_closed_pipe(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_of_80_columns_has_room_for_the_widest_table() {
+        let mut peers = peer_table(&[]);
+        let domain = "a-rather-long-name.of-a-site.example.org:8443";
+        let note = "declined 12: over_quota\ncontact: somebody@example.org";
+        peers.add_row([domain, "key changed", "unproven", "100000", "100", "1000000", "10.0 MB/s", "5.0 GB", note]);
+        peers.set_width(80);
+        assert!(peers.lines().all(|line| line.chars().count() <= 80), "{peers}");
+    }
 }

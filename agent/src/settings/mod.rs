@@ -3,6 +3,7 @@
 mod decide;
 mod host;
 mod keys;
+mod machine;
 mod nginx;
 mod read;
 #[cfg(test)]
@@ -15,8 +16,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use figment::Figment;
-use figment::providers::{Env, Format, Toml};
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
 use p2pcdn_core::object::Class;
 
 use crate::nginx_map::NginxSettings;
@@ -277,10 +279,23 @@ impl Settings {
             .merge(Env::prefixed("P2PCDN_").filter(|key| key.as_str().contains("__")).split("__"));
         for pair in overrides {
             let (key, value) = pair.split_once('=').ok_or_else(|| SettingsErrors::flag(pair))?;
-            let value: figment::value::Value = value.parse().unwrap_or_else(|never| match never {});
-            figment = figment.merge(figment::providers::Serialized::default(key.trim(), value));
+            let value: Value = value.parse().unwrap_or_else(|never| match never {});
+            figment = figment.merge(Flag(Serialized::default(key.trim(), value)));
         }
         let base = file.parent().unwrap_or(Path::new(""));
         read::read(Keys::new(&figment)?, base)
+    }
+}
+
+/// What one `--set` says, by that name in errors.
+struct Flag(Serialized<Value>);
+
+impl Provider for Flag {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("--set")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        self.0.data()
     }
 }

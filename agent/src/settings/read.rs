@@ -1,5 +1,6 @@
 //! Every key, with its default, and what has to hold between several of them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::host::{debt_ratio, denial, origin_limits};
@@ -13,6 +14,7 @@ use super::{
     DecideSettings, EvidenceSettings, Host, Listen, LocalAddress, PolicySettings, ProxyStats, Public, Settings, Share,
     Site, Store, Trust, nginx,
 };
+use crate::replicate::host::deny::MAX_DENIALS;
 use crate::reputation::formulas::Formulas;
 use crate::store::Place;
 
@@ -139,7 +141,41 @@ pub(super) fn read(mut keys: Keys<'_>, base: &Path) -> Result<Settings, Settings
         log_json: keys.checked("log.format", Some("text"), log_format),
         time_scale,
     };
+    for (key, problem) in collisions(&settings) {
+        keys.reject(key, &problem);
+    }
+    if settings.host.deny.len() > MAX_DENIALS {
+        let remedy = "deny whole domains, which cover all their paths";
+        keys.reject("host.deny", &format!("has more than {MAX_DENIALS} entries: {remedy}"));
+    }
     keys.finish(settings)
+}
+
+/// Sockets that could not be open beside each other: the later one's key, and what is wrong.
+fn collisions(settings: &Settings) -> Vec<(&'static str, String)> {
+    let listen = &settings.listen;
+    let local = match listen.local {
+        LocalAddress::Tcp(address) => Some(address),
+        LocalAddress::Unix(_) => None,
+    };
+    let origin = settings.site.directory.is_some().then_some(listen.origin);
+    let all = [
+        ("listen.local", local),
+        ("listen.replica", Some(listen.replica)),
+        ("listen.peer", Some(listen.peer)),
+        ("listen.origin", origin),
+    ];
+    let all: Vec<_> = all.into_iter().filter_map(|(key, address)| Some((key, address?))).collect();
+    let later = |(at, &(key, address)): (usize, &(&'static str, SocketAddr))| {
+        let (other, _) = all.iter().take(at).find(|(_, other)| collide(*other, address))?;
+        Some((key, format!("{address} is {other}'s as well: each socket needs an address of its own")))
+    };
+    all.iter().enumerate().filter_map(later).collect()
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let shares_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && shares_ip
 }
 
 /// Most pages in `site.pages`: each is read every few minutes.

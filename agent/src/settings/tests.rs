@@ -1,4 +1,5 @@
 use super::*;
+use crate::replicate::host::deny::MAX_DENIALS;
 
 fn load(toml: &str, overrides: &[&str]) -> Result<Settings, SettingsErrors> {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -190,4 +191,31 @@ fn membership_is_by_invitation_unless_it_is_opened() {
     let open = |lines: &str| load(&format!("site.domain = \"a.test\"\n{lines}"), &[]).map(|s| s.open_membership);
     assert!(!open("").expect("good settings") && open("peers.membership = \"open\"").expect("good settings"));
     assert_eq!(keys_of(load("site.domain = \"a.test\"\npeers.membership = \"closed\"", &[])), ["peers.membership"]);
+}
+
+#[test]
+fn sockets_of_one_address_are_told_by_the_later_key() {
+    let listen = |toml: &str| load(&format!("site.domain = \"a.test\"\n{toml}"), &[]);
+    assert_eq!(keys_of(listen("listen.peer = \"127.0.0.1:7081\"")), ["listen.peer"]);
+    assert_eq!(keys_of(listen("listen.replica = \"0.0.0.0:7080\"")), ["listen.replica"]);
+    assert_eq!(keys_of(listen("site.directory = \"srv\"\nlisten.origin = \"127.0.0.1:7082\"")), ["listen.origin"]);
+    // Where there is no directory, nobody listens there.
+    assert!(listen("listen.origin = \"127.0.0.1:7082\"").is_ok());
+    assert!(listen("listen.peer = \"127.0.0.2:7081\"").is_ok());
+}
+
+#[test]
+fn a_deny_list_beyond_its_bound_is_refused() {
+    let list = |entries: usize| {
+        let entries: Vec<String> = (0..entries).map(|n| format!("\"d{n}.test\"")).collect();
+        load(&format!("site.domain = \"a.test\"\n[host]\ndeny = [{}]", entries.join(",")), &[])
+    };
+    assert!(list(MAX_DENIALS).is_ok());
+    assert_eq!(keys_of(list(MAX_DENIALS + 1)), ["host.deny"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_flag_is_said_to_come_from_it() {
+    let errors = load("site.domain = \"a.test\"", &["host.quota=much"]).expect_err("an error").0;
+    assert!(errors[0].problem.ends_with("(from --set)"), "{errors:?}");
 }

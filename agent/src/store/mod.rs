@@ -36,7 +36,7 @@ pub use incoming::Incoming;
 use incoming::Parts;
 use index::Index;
 pub use index::{Replica, Usage};
-pub use place::{BucketAccess, Place};
+pub use place::{BucketAccess, Place, has_bucket_keys};
 pub use reading::Content;
 use reading::OpenFiles;
 use rows::{Change, Rows};

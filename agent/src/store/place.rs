@@ -82,11 +82,20 @@ pub(super) fn bucket(name: &str, access: &BucketAccess) -> Result<AmazonS3, Stor
         builder = builder.with_endpoint(&access.endpoint).with_allow_http(access.endpoint.starts_with("http://"));
     }
     // Without them the builder would ask the metadata service that only machines of AWS have.
-    let keys = [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey];
-    if keys.iter().any(|key| builder.get_config_value(key).is_none()) {
+    if !has_keys(&builder) {
         return Err(StoreError::NoKeys);
     }
     Ok(builder.build()?)
+}
+
+/// Whether the environment has the keys of a bucket; whether they fit, only its server knows.
+pub fn has_bucket_keys() -> bool {
+    has_keys(&AmazonS3Builder::from_env())
+}
+
+fn has_keys(builder: &AmazonS3Builder) -> bool {
+    let keys = [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey];
+    keys.iter().all(|key| builder.get_config_value(key).is_some())
 }
 
 #[cfg(test)]

@@ -26,8 +26,12 @@ async fn from_init_to_a_running_agent() {
     let written = ["init", "--domain", "example.org", "--directory", ".", "--peer", "friend.example"];
     printed(run(&lab, directory, &written));
     printed(run(&lab, directory, &["check-config"]));
-    let (status, _) = said(&run(&lab, directory, &written));
+    let (status, error) = said(&run(&lab, directory, &written));
     assert_eq!(status, Some(2), "nothing is overwritten");
+    assert!(error.contains("agent.toml exists") && error.contains("--config"), "{error}");
+    let own_peer = ["init", "--config", "own.toml", "--domain", "a.example", "--peer", "a.example"];
+    let (status, error) = said(&run(&lab, directory, &own_peer));
+    assert!(status == Some(2) && error.contains("--peer a.example"), "{error}");
 
     // The settings are good and nobody runs with them.
     let port = lab.site("nobody").unwrap().setting("listen.local").as_str().unwrap().to_owned();
@@ -62,6 +66,49 @@ fn bad_settings_are_refused_with_all_errors() {
     }
     let (status, error) = said(&run(&lab, lab.directory(), &["no-such-command"]));
     assert_eq!(status, Some(2), "{error}");
+}
+
+#[test]
+fn settings_that_this_machine_does_not_bear_out_are_refused_by_check_and_run_alike() {
+    let lab = Lab::new().unwrap();
+    let bad = "[site]\ndomain = \"a.example\"\ndirectory = \"none\"\n[trust]\nextra_roots = [\"none.pem\"]\n\
+               [state]\ndirectory = \"agent.toml/state\"\n[store]\nurl = \"s3://replicas\"\n";
+    std::fs::write(lab.directory().join("agent.toml"), bad).unwrap();
+    for command in ["run", "check-config"] {
+        let (status, error) = said(&run(&lab, lab.directory(), &[command]));
+        assert_eq!(status, Some(2), "{command}: {error}");
+        for key in ["site.directory", "trust.extra_roots", "state.directory", "store.url"] {
+            assert!(error.contains(&format!("{key}: ")), "{command} does not name {key}: {error}");
+        }
+    }
+}
+
+/// A web server that answers everything with a page, and one that speaks no HTTP.
+#[tokio::test]
+async fn whatever_else_answers_on_the_local_port_is_named_in_a_line() {
+    let lab = Lab::new().unwrap();
+    std::fs::write(lab.directory().join("agent.toml"), "site.domain = \"a.example\"\n").unwrap();
+    let page = format!("<html>{}</html>\n", "<p>a long page</p>\n".repeat(1000));
+    let http = |status: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: text/html\r\nConnection: close\r\n");
+        format!("{head}Content-Length: {}\r\n\r\n{page}", page.len())
+    };
+    for answer in [http("404 Not Found"), http("200 OK"), "220 mail.example ESMTP\r\n".into()] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let local = format!("listen.local={}", listener.local_addr().unwrap());
+        let (agent, directory) = (lab.dist.agent.clone(), lab.directory().to_owned());
+        let command = tokio::task::spawn_blocking(move || {
+            Command::new(agent).args(["status", "--set", &local]).current_dir(directory).output().unwrap()
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let (status, error) = said(&command.await.unwrap());
+        assert_eq!(status, Some(3), "{error}");
+        assert!(error.contains("no agent answers") && error.trim_end().lines().count() == 1, "{error}");
+        assert!(error.len() < 300, "{error}");
+    }
 }
 
 #[tokio::test]

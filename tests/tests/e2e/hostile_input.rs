@@ -100,6 +100,28 @@ async fn web_pages_cannot_use_the_local_socket() {
 }
 
 #[tokio::test]
+async fn return_urls_lead_neither_to_the_local_socket_nor_around_a_protected_route() {
+    let (lab, [mut alpha]) = lab(["alpha"]);
+    // The origin would give it away, if it were asked.
+    std::fs::create_dir_all(alpha.directory().join("srv/api")).unwrap();
+    std::fs::write(alpha.directory().join("srv/api/x.png"), "protected").unwrap();
+    alpha.start().await.unwrap();
+    let back = "/.well-known/p2pcdn/v1/back";
+    let agents = ["status", "decide", "sync"].map(|name| format!("/.well-known/p2pcdn/local/{name}"));
+    let other =
+        ["/v1/status", "/metrics", "/.well-known/p2pcdn/v1/peer", "/.well-known/p2pcdn/v1/back/x", "/api/x.png"];
+    let paths = agents.iter().map(String::as_str).chain(other);
+    for path in paths {
+        for way in [back, &format!("{back}/x/.."), &format!("{back}/"), &format!("{back}/%2e"), &format!("{back}%2F")] {
+            let answer = get(&lab.client, &alpha.url(&format!("{way}{path}")), &HeaderMap::new()).await;
+            // Envoy sends whoever escapes slashes to the path without them.
+            let (escapes, status) = (way.contains("%2F"), answer.status().as_u16());
+            assert_eq!(status, if escapes { 307 } else { 404 }, "{way}{path}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_path_writes_a_header() {
     let (lab, mut sites) = lab(["alpha", "beta"]);
     let load = under_load(&lab, &mut sites, 2).await;

@@ -2,6 +2,7 @@
 
 mod auth_request;
 mod map;
+mod returns;
 mod shipped;
 
 use p2pcdn_tests::{Lab, Site};
