@@ -16,11 +16,11 @@ impl Settings {
     pub fn on_this_machine(self) -> Result<Self, SettingsErrors> {
         let mut errors = Vec::new();
         let mut wrong = |key: &str, problem: String| errors.push(KeyError { key: key.to_owned(), problem });
-        if let Some(directory) = &self.site.directory {
-            if let Err(error) = ContentDirectory::at(directory) {
-                let remedy = "create it, or name the directory with the site's files";
-                wrong("site.directory", format!("{}: {error}; {remedy}", directory.display()));
-            }
+        if let Some(directory) = &self.site.directory
+            && let Err(error) = ContentDirectory::at(directory)
+        {
+            let remedy = "create it, or name the directory with the site's files";
+            wrong("site.directory", format!("{}: {error}; {remedy}", directory.display()));
         }
         for path in &self.extra_roots {
             // Whatever else is wrong with TLS is not the settings' fault.
