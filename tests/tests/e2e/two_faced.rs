@@ -99,7 +99,9 @@ async fn answer(request: Request<Incoming>, agent: &str, lie: Option<Lie>) -> Re
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
         }
     }
-    parts.headers.remove(CONTENT_LENGTH);
+    if lie.is_some() {
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     if lie == Some(Lie::Hidden) {
         parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         parts.headers.remove(ETAG);
