@@ -58,6 +58,8 @@ pub struct Parts {
 struct State {
     peers: HashMap<String, Watched>,
     budget: Budget,
+    /// Bytes at most that audits will have taken which are under way.
+    under_way_bytes: u64,
     doubt: Doubt,
     hints: VecDeque<(String, Copy)>,
 }
@@ -96,7 +98,7 @@ const HINT_MS: u64 = 2_000;
 /// Audits that a host gets at once when visitors' browsers suspect it.
 const AUDITS_OF_SUSPECT: usize = MAX_AUDITS_OF_PEER;
 /// Shortest body that says how fast a host is, in bytes.
-const MEASURABLE_BYTES: usize = 128 * 1024;
+const MEASURABLE_BYTES: u64 = 128 * 1024;
 /// Choices that are made before any object will do.
 const TRIES: usize = 8;
 /// Peers that were well and are asked, beside the site's own name, before this site suspects itself.
@@ -214,7 +216,7 @@ impl Auditor {
             audited += std::mem::take(&mut peer.audited_bytes);
         }
         state.budget.note(redirected, audited, &formulas, now_ms);
-        let has_budget = state.budget.has_room();
+        let has_budget = state.budget.has_room(state.under_way_bytes);
         let mut due = Vec::new();
         let mut draw = draw;
         for (domain, need) in holding.into_iter().zip(needs) {
@@ -248,13 +250,13 @@ impl Auditor {
         let Some(object) = self.choose(domain, hinted) else { return };
         let Some(holder) = self.parts.holders.list().remove(domain) else { return };
         let record = &object.record;
-        let extent = extent(record.size, draw(), draw());
+        let extent = extent(object.class, record.size, draw);
         let path = format!("{REPLICA_PREFIX}{}/{}{}", self.domain, record.sha256, record.path);
         let guise = guise(object.class, extent, &self.domain, &holder.replica_name, now_s(), draw);
-        let target = Target { authority: &holder.replica_name, path: &path, size: record.size, extent };
-        let patience = Duration::from_millis(
-            allowed_ms(holder.lease_bytes_per_s, extent.bytes(record.size)).saturating_mul(2).min(60_000),
-        );
+        let target = Target { authority: &holder.replica_name, path: &path, record, extent };
+        let patience =
+            Duration::from_millis(allowed_ms(holder.lease_bytes_per_s, extent.bytes()).saturating_mul(2).min(60_000));
+        self.state().under_way_bytes += extent.bytes();
         let answer = self.client.ask(&target, guise, patience).await;
         if let Err(error) = &answer {
             tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
@@ -265,11 +267,15 @@ impl Auditor {
         let former = object.former.filter(|_| is_recent);
         let return_url = format!("https://{}{RETURN_PREFIX}{}", self.domain, record.path.trim_start_matches('/'));
         let lease_bytes_per_s = holder.lease_bytes_per_s;
-        let expected = Expected { record, extent, former, lease_bytes_per_s, return_url: &return_url };
+        let expected = Expected { record, former, lease_bytes_per_s, return_url: &return_url };
         let verdict = verdict(&expected, answer.as_ref());
-        let bytes = answer.as_ref().map_or(0, |answer| answer.body.len());
-        if let Some(peer) = self.state().peers.get_mut(domain) {
-            peer.audited_bytes = peer.audited_bytes.saturating_add(bytes as u64);
+        let bytes = answer.as_ref().map_or(0, |answer| answer.body.bytes);
+        {
+            let mut state = self.state();
+            state.under_way_bytes = state.under_way_bytes.saturating_sub(extent.bytes());
+            if let Some(peer) = state.peers.get_mut(domain) {
+                peer.audited_bytes = peer.audited_bytes.saturating_add(bytes);
+            }
         }
         let Some(verdict) = verdict else { return };
         // The host has heard of the change before this site's own table did.

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, LOCATION};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HOST, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use p2pcdn_core::object::ObjectRecord;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 use super::guise::Guise;
 use super::pick::Extent;
-use super::verdict::{Answer, bytes_needed};
+use super::reading::{Body, End, Reading};
+use super::verdict::Answer;
 use crate::identity::{Connector, EgressError};
 
 /// Makes audits' requests.
@@ -31,8 +33,8 @@ pub struct Target<'a> {
     pub authority: &'a str,
     /// Path of the replica.
     pub path: &'a str,
-    /// Bytes of the object.
-    pub size: u64,
+    /// The origin's record of it.
+    pub record: &'a ObjectRecord,
     /// How much is asked for.
     pub extent: Extent,
 }
@@ -56,19 +58,21 @@ impl AuditClient {
     /// The answer, however long the body takes up to `patience` after its head; an error if there is none.
     pub async fn ask(&self, target: &Target<'_>, guise: Guise, patience: Duration) -> Result<Answer, EgressError> {
         let begun = Instant::now();
+        let may_be_coded =
+            guise.headers.get(ACCEPT_ENCODING).is_some_and(|offer| offer.as_bytes().starts_with(b"gzip"));
         let late = |_| EgressError::Timeout { authority: target.authority.into() };
         let response = tokio::time::timeout(HEAD_TIMEOUT, self.open(target, guise)).await.map_err(late)??;
         let status = response.status().as_u16();
         let content_type = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_vec());
         let location = response.headers().get(LOCATION).map(|value| value.as_bytes().to_vec());
-        let is_coded = response.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
-        let is_success = response.status().is_success();
-        let needed = if is_success { bytes_needed(target.extent, status, target.size) } else { 0 };
-        let is_whole = target.extent == Extent::Whole;
+        let total = response.headers().get(CONTENT_RANGE).and_then(total);
+        let codings: Vec<&[u8]> =
+            response.headers().get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
+        let reading = Reading::new(target.record, target.extent, status, &codings.join(&b','));
         let deadline = tokio::time::Instant::now() + patience;
-        let (body, is_complete) = read(response.into_body(), needed, is_whole, deadline).await;
+        let body = read(response.into_body(), reading, deadline).await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Answer { status, content_type, location, is_coded, body, is_complete, took_ms })
+        Ok(Answer { status, content_type, location, total, may_be_coded, body, took_ms })
     }
 
     async fn open(&self, target: &Target<'_>, guise: Guise) -> Result<Response<Incoming>, EgressError> {
@@ -105,31 +109,24 @@ impl AuditClient {
     }
 }
 
-/// At most `needed` bytes, and whether that is all of them; a whole body is complete if it ends after them, however long it is then. What did not
-/// come by the deadline did not come.
-async fn read(mut body: Incoming, needed: u64, is_whole: bool, deadline: tokio::time::Instant) -> (Bytes, bool) {
-    let declared = body.size_hint().exact();
-    let mut taken = BytesMut::new();
-    while (taken.len() as u64) < needed || (is_whole && !body.is_end_stream()) {
-        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else { return (taken.freeze(), false) };
+/// Reads as much as is needed, or comes by the deadline.
+async fn read(mut body: Incoming, mut reading: Reading<'_>, deadline: tokio::time::Instant) -> Body {
+    while !reading.has_enough() {
+        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else { return reading.finish(End::Late) };
         match frame {
             Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else { continue };
-                taken.extend_from_slice(&data);
-                // Longer than the object is as wrong as it gets; there is no need to hear the end of it.
-                if taken.len() as u64 > needed {
-                    break;
+                if let Some(data) = frame.data_ref() {
+                    reading.take(data);
                 }
             }
-            Some(Err(_)) => return (taken.freeze(), false),
-            None => break,
+            Some(Err(_)) => return reading.finish(End::Broken),
+            None => return reading.finish(End::Announced),
         }
     }
-    let got = taken.len() as u64;
-    let is_complete =
-        if is_whole { declared.is_none_or(|declared| got == declared || got > needed) } else { got >= needed };
-    if !is_whole {
-        taken.truncate(usize::try_from(needed).unwrap_or(usize::MAX));
-    }
-    (taken.freeze(), is_complete)
+    reading.finish(End::Enough)
+}
+
+/// What a `Content-Range` says of the length of it all.
+fn total(range: &HeaderValue) -> Option<u64> {
+    range.to_str().ok()?.rsplit_once('/')?.1.trim().parse().ok()
 }

@@ -28,13 +28,13 @@ pub fn guise(
     now_s: u64,
     mut draw: impl FnMut() -> f64,
 ) -> Guise {
-    let range = match extent {
-        Extent::From { from, .. } => Some(format!("bytes={from}-")),
-        // Players ask from the beginning by a range as well.
-        Extent::Whole => (class == Class::Media).then(|| "bytes=0-".to_owned()),
-    };
-    if class == Class::Archive || (class.is_leaf() && draw() < 0.1) {
-        return tool(range.as_deref().filter(|_| extent != Extent::Whole), draw());
+    let is_inside = extent.from > 0;
+    // Players ask from the beginning by a range as well; whatever else a page shows or links to is asked for in whole.
+    let range = (is_inside || class == Class::Media).then(|| format!("bytes={}-", extent.from));
+    // What resumes a long download is a tool.
+    let resumes = is_inside && class != Class::Media && class.is_leaf();
+    if class == Class::Archive || resumes || (class.is_leaf() && draw() < 0.1) {
+        return tool(range.as_deref().filter(|_| is_inside), draw());
     }
     let browser = if draw() < 0.75 { Browser::chrome(now_s, draw()) } else { Browser::firefox(now_s, draw()) };
     browser.asks(class, range.as_deref(), site, replica_name, draw())
@@ -171,6 +171,7 @@ fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2pcdn_core::object::CHUNK_BYTES;
     use proptest::prelude::*;
 
     const NOW_S: u64 = 1_790_000_000;
@@ -203,15 +204,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_guise_says_more_than_a_visitor_would(class in 0..6usize, whole: bool, seed: u64) {
+        fn no_guise_says_more_than_a_visitor_would(class in 0..6usize, from in prop_oneof![Just(0u64), Just(77)], seed: u64) {
             let class = Class::ALL[class];
-            let extent = if whole { Extent::Whole } else { Extent::From { from: 77, chunk: 1 } };
+            let extent = Extent { from, until: CHUNK_BYTES };
             let guise = guise(class, extent, "www.a.example", "replica.b.example", NOW_S, draws(seed));
             prop_assert!(guise.headers.contains_key(USER_AGENT) && guise.headers.contains_key(ACCEPT));
             prop_assert!(!guise.headers.contains_key("referer") && !guise.headers.contains_key("cookie"));
-            prop_assert_eq!(guise.headers.get(RANGE).is_some_and(|range| range == "bytes=77-"), !whole);
             let is_tool = !guise.headers.contains_key("sec-fetch-dest");
             prop_assert!(!is_tool || class.is_leaf());
+            let is_player = class == Class::Media && !is_tool;
+            let wanted = (from > 0 || is_player).then(|| format!("bytes={from}-"));
+            let range = guise.headers.get(RANGE).map(|range| range.to_str().unwrap().to_owned());
+            prop_assert_eq!(range, wanted, "who asks for all of it asks without a range");
         }
     }
 }

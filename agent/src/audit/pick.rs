@@ -1,6 +1,6 @@
 //! Which object an audit asks for, and how much of it.
 
-use p2pcdn_core::object::CHUNK_BYTES;
+use p2pcdn_core::object::{CHUNK_BYTES, Class};
 
 /// Where the object comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,42 +28,52 @@ pub fn pick(popularity: &[f64], uniform_share: f64, which: f64, place: f64) -> P
     Pick::Any
 }
 
-/// How an audit asks for an object.
+/// How much of an object an audit reads: what one visitor does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// All of it.
-    Whole,
-    /// `Range: bytes=FROM-`, as players and resumed downloads ask; the reader stops once it has the chunk that follows.
-    From {
-        /// First byte.
-        from: u64,
-        /// The chunk that is compared.
-        chunk: u64,
-    },
+pub struct Extent {
+    /// First byte; where that is not 0, it is asked for by `Range: bytes=FROM-`.
+    pub from: u64,
+    /// Where the reader loses interest: at the end of a chunk or of the object.
+    pub until: u64,
 }
 
-/// Longest object that is asked for in whole; of longer ones, a range costs at most two chunks.
+/// Longest object of which every audit reads all.
 pub const MAX_WHOLE_BYTES: u64 = 8 * CHUNK_BYTES;
+/// Most that one audit reads, in bytes: eight times as much, 16 MiB, so that four at once cost no more than what audits may overdraw and
+/// a host that keeps its lease is done within its patience. Of longer objects, audits without a range see the first 16 MiB, and those of
+/// visitors who seek or resume see any later part; a host of something longer that lies only further in is met by the latter alone.
+pub const MAX_AUDIT_BYTES: u64 = 8 * MAX_WHOLE_BYTES;
+/// Share of audits that read as far as any may. The depth of the others is log-uniform: visitors leave early, and so a lie early on costs
+/// little to find.
+const PATIENT: f64 = 0.25;
+/// Share of audits that begin inside of an object: of what players play, where viewers seek,
+const SEEKING: f64 = 0.5;
+/// and of anything else only where it is too long to be read from its beginning, as if somebody resumed.
+const RESUMING: f64 = 0.25;
 
-/// Chooses an extent; both draws are uniform in 0..1. A player begins at 0, somebody who seeks or resumes anywhere.
-pub fn extent(size: u64, kind: f64, place: f64) -> Extent {
+/// Chooses an extent for an object of this class and size; draws are uniform in 0..1.
+pub fn extent(class: Class, size: u64, mut draw: impl FnMut() -> f64) -> Extent {
     if size <= MAX_WHOLE_BYTES {
-        return Extent::Whole;
+        return Extent { from: 0, until: size };
     }
-    let from = if kind < 0.25 { 0 } else { ((place * size as f64) as u64).min(size - 1) };
-    let chunk = from.div_ceil(CHUNK_BYTES);
-    // Too near the end for a whole chunk to follow.
-    let last = (size - 1) / CHUNK_BYTES;
-    if chunk > last { Extent::From { from: last * CHUNK_BYTES, chunk: last } } else { Extent::From { from, chunk } }
+    let inside = match class {
+        Class::Media => SEEKING,
+        _ if size > MAX_AUDIT_BYTES => RESUMING,
+        _ => 0.0,
+    };
+    let anywhere = if draw() < inside { ((draw() * size as f64) as u64).min(size - 1) } else { 0 };
+    // A whole chunk has to follow, be it the last one.
+    let from = anywhere.min((size - 1) / CHUNK_BYTES * CHUNK_BYTES);
+    let first = from.next_multiple_of(CHUNK_BYTES);
+    let chunks = (size - first).div_ceil(CHUNK_BYTES).min(MAX_AUDIT_BYTES / CHUNK_BYTES);
+    let depth = if draw() < PATIENT { chunks } else { (((chunks + 1) as f64).powf(draw()) as u64).clamp(1, chunks) };
+    Extent { from, until: (first + depth * CHUNK_BYTES).min(size) }
 }
 
 impl Extent {
-    /// Bytes that the audit takes of an object of `size` bytes.
-    pub fn bytes(self, size: u64) -> u64 {
-        match self {
-            Self::Whole => size,
-            Self::From { from, chunk } => ((chunk + 1) * CHUNK_BYTES).min(size).saturating_sub(from),
-        }
+    /// Bytes that the audit takes.
+    pub fn bytes(self) -> u64 {
+        self.until.saturating_sub(self.from)
     }
 }
 
@@ -84,17 +94,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_range_holds_the_chunk_that_is_compared_and_little_more(size in 1..1u64 << 40, kind in 0.0..1.0, place in 0.0..1.0) {
-            let extent = extent(size, kind, place);
-            let bytes = extent.bytes(size);
-            match extent {
-                Extent::Whole => prop_assert!(bytes == size && size <= MAX_WHOLE_BYTES),
-                Extent::From { from, chunk } => {
-                    let end = ((chunk + 1) * CHUNK_BYTES).min(size);
-                    prop_assert!(from <= chunk * CHUNK_BYTES && chunk * CHUNK_BYTES < size && from + bytes == end);
-                    prop_assert!(bytes > 0 && bytes < 2 * CHUNK_BYTES);
-                }
-            }
+        fn a_reader_sees_a_whole_chunk_and_no_more_than_one_audit_may(
+            class in 0..6usize, size in 1..1u64 << 34, draws in prop::array::uniform4(0.0..1.0)
+        ) {
+            let (class, mut next) = (Class::ALL[class], draws.iter().copied());
+            let extent = extent(class, size, || next.next().unwrap());
+            prop_assert!(extent.from < extent.until && extent.until <= size);
+            let first = extent.from.next_multiple_of(CHUNK_BYTES);
+            prop_assert!(first < extent.until && (extent.until == size || extent.until.is_multiple_of(CHUNK_BYTES)));
+            prop_assert!(extent.bytes() < MAX_AUDIT_BYTES + CHUNK_BYTES);
+            prop_assert!(size > MAX_WHOLE_BYTES || (extent.from, extent.until) == (0, size));
+            prop_assert!(class == Class::Media || size > MAX_AUDIT_BYTES || extent.from == 0);
+        }
+
+        #[test]
+        fn every_chunk_is_read_now_and_then(class in 0..6usize, chunks in 1..100u64, short in 0..CHUNK_BYTES, place in 0.0..1.0, seed: u64) {
+            let (class, size) = (Class::ALL[class], chunks * CHUNK_BYTES - short);
+            let chunk = (place * chunks as f64) as u64;
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let reads = |extent: Extent| {
+                extent.from <= chunk * CHUNK_BYTES && ((chunk + 1) * CHUNK_BYTES).min(size) <= extent.until
+            };
+            let read = (0..1000).filter(|_| reads(extent(class, size, || rng.f64()))).count();
+            // A quarter of those from the beginning; beyond 16 MiB, of those that resume, wherever they begin.
+            let is_near = chunk < MAX_AUDIT_BYTES / CHUNK_BYTES;
+            let least = if class == Class::Media { 0.12 } else if size <= MAX_AUDIT_BYTES { 0.25 } else if is_near { 0.18 } else { 0.02 };
+            prop_assert!(read as f64 > 1000.0 * least * 0.7, "{} of 1000", read);
         }
     }
 }

@@ -90,9 +90,9 @@ impl Budget {
         self.balance = balance.clamp(-ADVANCE_BYTES, 1e12);
     }
 
-    /// Whether audits beyond the floor may be made.
-    pub fn has_room(&self) -> bool {
-        self.first_ms.is_none() || self.balance > RESERVE_BYTES
+    /// Whether audits beyond the floor may be made, while some are under way that will take so many bytes at most.
+    pub fn has_room(&self, under_way_bytes: u64) -> bool {
+        self.first_ms.is_none() || self.balance - under_way_bytes as f64 > RESERVE_BYTES
     }
 }
 
@@ -168,15 +168,16 @@ mod tests {
     fn a_budget_is_spent_and_earned_and_shrinks_once_peers_are_known() {
         let formulas = Formulas::default();
         let mut budget = Budget::default();
-        assert!(budget.has_room(), "before the first redirect");
+        assert!(budget.has_room(0), "before the first redirect");
         budget.note(1 << 30, 0, &formulas, 0);
         let share = (1u64 << 30) as f64 * 0.06 + ADVANCE_BYTES;
         budget.note(0, share as u64 + 1, &formulas, 1);
-        assert!(!budget.has_room());
+        assert!(!budget.has_room(0));
         budget.note(1 << 30, (1 << 30) / 25, &formulas, 2);
-        assert!(budget.has_room(), "4 % is below 6 %");
+        assert!(budget.has_room(0), "4 % is below 6 %");
+        assert!(!budget.has_room(1 << 30), "long audits are under way");
         budget.note(1 << 30, (1 << 30) / 25, &formulas, 15 * DAY_MS);
-        assert!(!budget.has_room(), "4 % is above 2 %");
+        assert!(!budget.has_room(0), "4 % is above 2 %");
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use p2pcdn_core::decide::{Candidate, ONE_PPM, choose};
+use p2pcdn_core::object::Class;
 
 use super::objects::Objects;
 use super::outcome::{Day, Outcome};
@@ -132,7 +133,7 @@ impl Site {
         for place in 0..self.holders.len() {
             let holder = &mut self.holders[place];
             let redirects = std::mem::take(&mut holder.redirects);
-            let has_room = self.budget.has_room();
+            let has_room = self.budget.has_room(0);
             let due =
                 holder.traffic.step(holder.need, redirects, typical, has_room, self.reputation.formulas(), now_ms);
             let due = poisson(due, &mut || rng.f64()) + holder.need.first;
@@ -160,7 +161,7 @@ impl Site {
             Pick::Any => rng.usize(..objects.sizes.len()),
         };
         let holder = &self.holders[place];
-        let bytes = pick::extent(objects.sizes[object], rng.f64(), rng.f64()).bytes(objects.sizes[object]);
+        let bytes = pick::extent(Class::Image, objects.sizes[object], || rng.f64()).bytes();
         let answer = common.people.answer_audit(holder.peer, now_ms, rng);
         let bytes_per_s = delivers(common.people, holder.peer, now_ms) * (1.0 + rng.f64());
         let is_measured = answer != Answer::Missing && bytes >= MEASURABLE_BYTES;

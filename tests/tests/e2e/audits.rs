@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use http::Request;
+use http::header::RANGE;
+use p2pcdn_tests::content::noise;
 use p2pcdn_tests::tally::tally;
 use p2pcdn_tests::{Site, poll};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, lab, load, names, no_more_redirects, observe, p2pcdn,
-    printed, redirects_to, under_load,
+    IN_A_ROW, PATIENCE, assert_sound, befriend, busy, fill, introduce, lab, load, names, no_more_redirects, observe,
+    p2pcdn, printed, redirects_to, under_load,
 };
 use crate::two_faced::{Lie, corrupt};
 
@@ -75,6 +78,35 @@ async fn a_host_that_corrupts_a_tenth_of_its_objects_gets_no_redirect_after_the_
     assert_eq!((state(&honest), honest["audits"].get("wrong_bytes")), ("trusted", None), "{honest}");
     let why = printed(p2pcdn(&lab, alpha, ["why", beta.domain.as_str()]));
     assert!(why.contains("wrong bytes at /images/") && why.contains("isolated until"), "{why}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_right_at_first_and_wrong_after_is_caught_though_ranges_show_nothing() {
+    let (_lab, mut sites) = lab(["alpha", "beta", "gamma"]);
+    // A lie that begins in the middle escapes six in ten audits.
+    sites[0].set("trust.formulas.first_audits", 40);
+    sites[0].content.put("/downloads/long.zip", &noise(1, 6 << 20)).unwrap();
+    let lies = |request: &Request<_>| request.uri().path().ends_with(".zip") && !request.headers().contains_key(RANGE);
+    corrupt(&mut sites[1], Lie::HalfWay, lies).await;
+    befriend(&mut sites).await;
+    let [alpha, beta, gamma] = &sites;
+    until(alpha, beta, "a wrong audit", |peer| peer["audits"]["wrong_bytes"].as_u64() >= Some(1)).await;
+    let honest = until(alpha, gamma, "every audit", |peer| peer["audits"]["good"].as_u64() >= Some(40)).await;
+    assert_eq!((state(&honest), honest["audits"].get("wrong_bytes")), ("trusted", None), "{honest}");
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_wrong_in_a_coding_and_as_an_error_since_browsers_show_them() {
+    let (_lab, mut sites) = lab(["alpha", "beta", "gamma"]);
+    fill(&sites[0], 2);
+    corrupt(&mut sites[1], Lie::Coded, |request| request.uri().path().ends_with(".png")).await;
+    corrupt(&mut sites[2], Lie::Error, |request| request.uri().path().ends_with(".png")).await;
+    introduce(&mut sites).await;
+    let [alpha, beta, gamma] = &sites;
+    for liar in [beta, gamma] {
+        let found = until(alpha, liar, "a wrong audit", |peer| peer["audits"]["wrong_bytes"].as_u64() >= Some(1)).await;
+        assert_eq!(found["audits"].get("good"), None, "{found}");
+    }
 }
 
 #[tokio::test]

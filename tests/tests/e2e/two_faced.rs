@@ -1,11 +1,14 @@
-//! A host that answers some otherwise than others: what stands between its proxy and its agent turns over a bit for whom it likes.
+//! A host that answers some otherwise than others: what stands between its proxy and its agent lies to whom it likes.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, ETAG};
-use http::{HeaderValue, Request, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn;
@@ -22,7 +25,16 @@ pub(crate) enum Lie {
     Plain,
     /// So it is, and browsers are not to keep the answer, so that whoever looks again gets right bytes.
     Hidden,
+    /// The second half is nothing but zeros.
+    HalfWay,
+    /// Another image, which travels as `gzip`.
+    Coded,
+    /// Another image, which calls itself an error.
+    Error,
 }
+
+/// What is shown in place of the object: one grey pixel.
+const PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\x80\x80\x80\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 
 /// Whether a request for an image comes from a visitor, by its address: sites on this machine show as another one than 127.0.N.1.
 pub(crate) fn is_from_afar(request: &Request<Incoming>) -> bool {
@@ -64,8 +76,31 @@ async fn answer(request: Request<Incoming>, agent: &str, lie: Option<Lie>) -> Re
         return Response::builder().status(503).body(Full::default()).unwrap();
     };
     let (mut parts, mut body) = response.into_parts();
-    if let Some(last) = body.last_mut().filter(|_| lie.is_some()) {
-        *last ^= 1;
+    match lie {
+        None => {}
+        Some(Lie::Plain | Lie::Hidden) => {
+            if let Some(last) = body.last_mut() {
+                *last ^= 1;
+            }
+        }
+        Some(Lie::HalfWay) => {
+            let half = body.len() / 2;
+            body[half..].fill(0);
+        }
+        Some(Lie::Coded) => {
+            let mut coder = GzEncoder::new(Vec::new(), Compression::default());
+            coder.write_all(PIXEL).unwrap();
+            body = BytesMut::from(&coder.finish().unwrap()[..]);
+            parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Some(Lie::Error) => {
+            body = BytesMut::from(PIXEL);
+            parts.status = StatusCode::NOT_FOUND;
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/gif"));
+        }
+    }
+    if lie.is_some() {
+        parts.headers.remove(CONTENT_LENGTH);
     }
     if lie == Some(Lie::Hidden) {
         parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
