@@ -23,7 +23,7 @@ use crate::catalogue::{Catalogue, Hints, Source, origin};
 use crate::clock::{monotonic_ms, now_s};
 use crate::decider::Decider;
 use crate::evidence::judge::Bounds;
-use crate::evidence::{Evidence, MAX_FINDINGS};
+use crate::evidence::{self, Evidence, MAX_FINDINGS};
 use crate::gossip::Gossip;
 use crate::gossip::teller::{self, MAX_PROOFS};
 use crate::http_server::serve;
@@ -195,11 +195,17 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     let (findings, found) = mpsc::channel(MAX_FINDINGS);
     // Without objects of its own a site redirects nobody.
     let evidence = (settings.evidence.enabled && catalogue.is_some()).then(|| {
-        let (board, holders) = (board.clone(), holders.clone());
         let suspension_ms = settings.trust.formulas.suspension_ms;
         let bounds = Bounds { suspension_ms, ..Bounds::default().scaled(settings.time_scale) };
-        let (load, metrics) = (load.clone(), metrics.clone());
-        Evidence::new(domain.clone(), &settings.evidence, bounds, network_key, board, holders, load, metrics, findings)
+        let parts = evidence::Parts {
+            board: board.clone(),
+            holders: holders.clone(),
+            load: load.clone(),
+            metrics: metrics.clone(),
+            key: network_key,
+            findings,
+        };
+        Evidence::new(domain.clone(), &settings.evidence, bounds, parts)
     });
     let evidence = evidence.map(Arc::new);
     let auditor = catalogue.clone().map(|catalogue| {

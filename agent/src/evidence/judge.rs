@@ -2,11 +2,13 @@
 //!
 //! Anybody can send reports, so none of them counts by itself. A host is suspected once browsers in three distinct networks found it
 //! wanting within a day, and clearly more often than the site's other hosts: that has it audited. If those audits are clean, and
-//! browsers in three further networks go on to find it wanting, then it tells auditors from browsers, and its redirects are suspended.
-//! Since it is always this site that chooses which host a browser looks at, broken browsers show at all hosts alike and move nothing.
+//! browsers in three further networks go on to find it wanting, hours apart, then it tells auditors from browsers, and its redirects are
+//! suspended. Since it is always this site that chooses which host a browser looks at (see `tokens`), broken browsers show at all hosts
+//! alike and move nothing. Whoever has browsers, or what passes for them, in six networks for half a day and says nothing but good of all
+//! other hosts can still have one suspended; no burst of reports can.
 
 mod bounds;
-mod limits;
+pub(super) mod limits;
 mod rate;
 
 use std::collections::HashMap;
@@ -142,13 +144,14 @@ impl Judge {
         }
         let Some(record) = self.records.get_mut(report.holder) else { return Ok(Vec::new()) };
         record.fade(self.bounds.half_life_ms, now_ms);
+        record.lapse(self.bounds.suspicion_ms, now_ms);
         record.checks += 1.0;
         let fault = match report.found {
             Found::Good => return Ok(Vec::new()),
             Found::Wrong => Fault::Wrong,
             Found::Resent => Fault::Resent,
         };
-        record.faults[fault as usize].add(report.network, self.bounds.memory_ms, now_ms);
+        record.complain(fault, report.network, &self.bounds, now_ms);
         Ok(self.judge(report.holder, fault, holders, now_ms))
     }
 
@@ -205,13 +208,7 @@ impl Judge {
     }
 
     fn judge(&mut self, holder: &str, fault: Fault, holders: usize, now_ms: u64) -> Vec<Finding> {
-        let Some(record) = self.records.get_mut(holder) else { return Vec::new() };
-        if let State::Suspected { since_ms, .. } = record.state
-            && now_ms.saturating_sub(since_ms) > self.bounds.suspicion_ms
-        {
-            record.state = State::Watched;
-        }
-        if !record.is_due(fault, &self.bounds) {
+        if !self.records.get(holder).is_some_and(|record| record.is_due(fault, &self.bounds)) {
             return Vec::new();
         }
         let others = self.others(holder, fault);
@@ -348,7 +345,7 @@ enum Fault {
 #[derive(Default)]
 struct Complaints {
     count: f64,
-    /// Each with the time of its first complaint, the oldest first.
+    /// Each that counts, with the time of its first complaint, the oldest first.
     networks: Vec<(u64, u64)>,
 }
 
@@ -370,6 +367,34 @@ impl Record {
         self.suspected_by.clear();
     }
 
+    /// Once there is a suspicion, networks count only if they come one after the other, so that a burst from many is no more than one.
+    fn complain(&mut self, fault: Fault, network: u64, bounds: &Bounds, now_ms: u64) {
+        let complaints = &mut self.faults[fault as usize];
+        complaints.count += 1.0;
+        complaints.expire(bounds.memory_ms, now_ms);
+        let is_no_news = match self.state {
+            State::Watched => false,
+            State::Suspected { since_ms, .. } => {
+                let last_ms = complaints.networks.last().map_or(since_ms, |(_, last_ms)| since_ms.max(*last_ms));
+                now_ms.saturating_sub(last_ms) < bounds.apart_ms || self.suspected_by.contains(&(network as u16))
+            }
+            State::Suspended { .. } => true,
+        };
+        if !is_no_news {
+            complaints.add(network, now_ms);
+        }
+    }
+
+    /// Ends a suspicion that has not come to anything for too long.
+    fn lapse(&mut self, suspicion_ms: u64, now_ms: u64) {
+        if let State::Suspected { since_ms, .. } = self.state
+            && now_ms.saturating_sub(since_ms) > suspicion_ms
+        {
+            self.state = State::Watched;
+            self.suspected_by.clear();
+        }
+    }
+
     /// Whether there are as many networks, and audits, as the next step takes; then it is up to the rates.
     fn is_due(&self, fault: Fault, bounds: &Bounds) -> bool {
         let (since_ms, clean) = match self.state {
@@ -378,7 +403,7 @@ impl Record {
             State::Suspended { .. } => return false,
         };
         let complaints = &self.faults[fault as usize];
-        clean >= bounds.clean_audits && complaints.networks_since(since_ms, &self.suspected_by) >= bounds.networks
+        clean >= bounds.clean_audits && complaints.networks_since(since_ms) >= bounds.networks
     }
 
     fn fade(&mut self, half_life_ms: u64, now_ms: u64) {
@@ -390,25 +415,22 @@ impl Record {
 }
 
 impl Complaints {
-    fn add(&mut self, network: u64, memory_ms: u64, now_ms: u64) {
-        self.count += 1.0;
-        self.expire(memory_ms, now_ms);
-        if !self.networks.iter().any(|(known, _)| *known == network) {
-            if self.networks.len() >= MAX_COMPLAINING {
-                self.networks.remove(0);
-            }
-            self.networks.push((network, now_ms));
+    fn add(&mut self, network: u64, now_ms: u64) {
+        if self.networks.iter().any(|(known, _)| *known == network) {
+            return;
         }
+        if self.networks.len() >= MAX_COMPLAINING {
+            self.networks.remove(0);
+        }
+        self.networks.push((network, now_ms));
     }
 
     fn expire(&mut self, memory_ms: u64, now_ms: u64) {
         self.networks.retain(|(_, first_ms)| now_ms.saturating_sub(*first_ms) < memory_ms);
     }
 
-    fn networks_since(&self, since_ms: Option<u64>, but: &[u16]) -> usize {
-        let counts = |(network, first_ms): &&(u64, u64)| {
-            since_ms.is_none_or(|since_ms| *first_ms > since_ms && !but.contains(&(*network as u16)))
-        };
+    fn networks_since(&self, since_ms: Option<u64>) -> usize {
+        let counts = |(_, first_ms): &&(u64, u64)| since_ms.is_none_or(|since_ms| *first_ms > since_ms);
         self.networks.iter().filter(counts).count()
     }
 }

@@ -5,6 +5,8 @@
 //! audits. Nothing about visitors is kept but a keyed hash of their networks, in memory, for a day at most.
 
 pub mod judge;
+mod meter;
+mod tokens;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -35,6 +37,8 @@ use crate::replicate::origin::holders::{Copy, Holders};
 use crate::settings::EvidenceSettings;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, Report};
+use meter::Meter;
+use tokens::{Look, Refused, Tokens};
 
 /// GET: the script.
 pub const SCRIPT_PATH: &str = "/.well-known/p2pcdn/v1/evidence.js";
@@ -57,6 +61,8 @@ pub struct Place {
     pub size: u64,
     /// What it is, as in settings.
     pub kind: &'static str,
+    /// To be sent back with what came of it, from the same network within ten minutes.
+    pub token: String,
 }
 
 /// What a browser says.
@@ -71,6 +77,8 @@ pub struct Said {
     pub sha256: Option<Sha256>,
     /// Authority of the replica.
     pub holder: Option<String>,
+    /// As in [`Place::token`].
+    pub token: Option<String>,
 }
 
 /// What came of a look.
@@ -91,26 +99,40 @@ pub enum Outcome {
 
 /// What this site's visitors report.
 pub struct Evidence {
+    parts: Parts,
     domain: String,
     script: Bytes,
     max_object_bytes: u64,
-    board: Arc<Board>,
-    holders: Arc<Holders>,
-    load: Arc<Mutex<LoadMeter>>,
-    metrics: Arc<Metrics>,
     judge: Mutex<Judge>,
-    /// Drawn at every start, so that the hashes of networks mean nothing later.
-    key: HashKey,
-    findings: mpsc::Sender<Finding>,
+    requests: Mutex<Meter>,
+    tokens: Mutex<Tokens>,
     lookups: DefaultDirectRateLimiter,
     reports: DefaultDirectRateLimiter,
 }
 
+/// What it works with.
+pub struct Parts {
+    /// Who holds what.
+    pub board: Arc<Board>,
+    /// Who is looked at, and how many could be.
+    pub holders: Arc<Holders>,
+    /// Whether there are redirects.
+    pub load: Arc<Mutex<LoadMeter>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Drawn at every start, so that the hashes of networks, and tokens, mean nothing later.
+    pub key: HashKey,
+    /// Where what follows goes.
+    pub findings: mpsc::Sender<Finding>,
+}
+
 /// Longest report in bytes.
 const MAX_REPORT_BYTES: usize = 1024;
-/// Reports that are read in a second; further ones are refused.
+/// Questions and reports that are read from one network in a minute; further ones are refused, and take nothing from others.
+const REQUESTS_PER_MIN: u16 = 120;
+/// Reports that are judged in a second; further ones are refused. Only those count for this that have a token.
 const REPORTS_PER_S: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
-/// Questions that are answered in a second; further ones are told that nobody holds the object.
+/// Tokens that are given in a second; further questions are told that nobody holds the object.
 const LOOKUPS_PER_S: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 /// A setting of the operator takes so long to reach everybody.
 const SCRIPT_CACHING: HeaderValue = HeaderValue::from_static("public, max-age=300");
@@ -121,30 +143,18 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Evidence {
-    /// Takes reports on the hosts of the site `domain`; what follows goes to `findings`.
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the agent")]
-    pub fn new(
-        domain: String,
-        settings: &EvidenceSettings,
-        bounds: Bounds,
-        key: HashKey,
-        board: Arc<Board>,
-        holders: Arc<Holders>,
-        load: Arc<Mutex<LoadMeter>>,
-        metrics: Arc<Metrics>,
-        findings: mpsc::Sender<Finding>,
-    ) -> Self {
+    /// Takes reports on the hosts of the site `domain`.
+    pub fn new(domain: String, settings: &EvidenceSettings, bounds: Bounds, parts: Parts) -> Self {
+        // A network is sent to look no more often than its reports would count.
+        let most = u16::try_from(bounds.reports_of_a_network).unwrap_or(u16::MAX);
         Self {
             domain,
             script: script(settings).into(),
             max_object_bytes: settings.max_object_bytes,
-            board,
-            holders,
-            load,
-            metrics,
+            requests: Mutex::new(Meter::new(REQUESTS_PER_MIN, 60_000)),
+            tokens: Mutex::new(Tokens::new(parts.key, most, bounds.limited_ms)),
             judge: Mutex::new(Judge::new(bounds)),
-            key,
-            findings,
+            parts,
             lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S)),
             reports: RateLimiter::direct(Quota::per_second(REPORTS_PER_S)),
         }
@@ -157,26 +167,36 @@ impl Evidence {
 
     /// Answers a request for one of these paths under the site's own name.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        match (request.method(), request.uri().path()) {
+        let network = match (request.method(), request.uri().path()) {
             (&Method::GET, SCRIPT_PATH) => {
                 let mut response = with_body(StatusCode::OK, "text/javascript; charset=utf-8", self.script.clone());
                 response.headers_mut().insert(CACHE_CONTROL, SCRIPT_CACHING);
                 response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-                response
+                return response;
             }
             // No other site's pages can make their visitors say anything here.
             (_, WHERE_PATH | REPORT_PATH) if !is_own_page(request.headers()) => {
-                text(StatusCode::FORBIDDEN, "only for pages of this site\n")
+                return text(StatusCode::FORBIDDEN, "only for pages of this site\n");
             }
-            (&Method::GET, WHERE_PATH) => {
-                let asked = request.uri().query().and_then(|query| query.strip_prefix("path="));
-                match asked.and_then(|path| self.place(path)) {
-                    Some(place) => json(StatusCode::OK, &place),
-                    None => empty(StatusCode::NO_CONTENT),
-                }
-            }
-            (&Method::POST, REPORT_PATH) => self.take(request).await,
-            _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such method here\n"),
+            (&Method::GET, WHERE_PATH) | (&Method::POST, REPORT_PATH) => self.network(request.headers()),
+            _ => return text(StatusCode::METHOD_NOT_ALLOWED, "no such method here\n"),
+        };
+        let Some(network) = network else {
+            self.ignored("no_address");
+            return empty(StatusCode::NO_CONTENT);
+        };
+        if !lock(&self.requests).admits(network, monotonic_ms()) {
+            self.ignored("network");
+            return text(StatusCode::TOO_MANY_REQUESTS, "too much from this network\n");
+        }
+        if request.method() == Method::POST {
+            let body = read_body(request.into_body(), MAX_REPORT_BYTES).await;
+            return empty(self.take(body.as_deref(), network));
+        }
+        let asked = request.uri().query().and_then(|query| query.strip_prefix("path="));
+        match asked.and_then(|path| self.place(path, network)) {
+            Some(place) => json(StatusCode::OK, &place),
+            None => empty(StatusCode::NO_CONTENT),
         }
     }
 
@@ -188,30 +208,35 @@ impl Evidence {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            let hosts = self.holders.possible();
-            let findings = self.judge().tick(hosts, monotonic_ms());
+            let hosts = self.parts.holders.possible();
+            let findings = lock(&self.judge).tick(hosts, monotonic_ms());
             self.hand_on(findings);
         }
     }
 
     /// An audit of a host has come to its end; see [`Judge::audited`].
     pub fn audited(&self, domain: &str, clean: bool) {
-        self.judge().audited(domain, clean, monotonic_ms());
+        lock(&self.judge).audited(domain, clean, monotonic_ms());
     }
 
     /// See [`Judge::forget`].
     pub fn forget(&self, domain: &str) {
-        self.judge().forget(domain);
+        lock(&self.judge).forget(domain);
+    }
+
+    /// Stands for the network that the request comes from.
+    fn network(&self, headers: &HeaderMap) -> Option<u64> {
+        Some(self.parts.key.of(b"", network(visitor(headers)?).to_string().as_bytes()))
     }
 
     /// A host for the object, chosen as for a redirect, where the page's policy lets its bytes be loaded and read.
-    fn place(&self, path: &str) -> Option<Place> {
+    fn place(&self, path: &str, network: u64) -> Option<Place> {
         let path = canonical_target(path.as_bytes()).ok()?;
-        let steering = self.load.lock().unwrap_or_else(PoisonError::into_inner).steering(monotonic_ms());
-        if steering.killed || self.lookups.check().is_err() {
+        let steering = lock(&self.parts.load).steering(monotonic_ms());
+        if steering.killed {
             return None;
         }
-        let there = self.board.whereabouts(path, now_s()).filter(|there| there.size <= self.max_object_bytes)?;
+        let there = self.parts.board.whereabouts(path, now_s()).filter(|there| there.size <= self.max_object_bytes)?;
         let is_open = |holder: &&HolderRow| {
             let is_blocked = |destination: &Destination| {
                 (*destination == Destination::Fetch || destination.takes(there.class))
@@ -235,56 +260,75 @@ impl Evidence {
         let mut url = Vec::new();
         write_location(&mut url, &holder.authority, self.domain.as_bytes(), &there.sha256, path).then_some(())?;
         let url = String::from_utf8(url).ok()?;
-        Some(Place { url, sha256: there.sha256, size: there.size, kind: there.class.name() })
+        let (domain, now_ms) = (self.parts.board.domain_at(&holder.authority)?, monotonic_ms());
+        let look = Look { holder: &domain, path, sha256: there.sha256, network };
+        let mut tokens = lock(&self.tokens);
+        if !tokens.admits(network, now_ms) || self.lookups.check().is_err() {
+            return None;
+        }
+        let token = format!("{:016x}", tokens.give(&look, now_ms));
+        Some(Place { url, sha256: there.sha256, size: there.size, kind: there.class.name(), token })
     }
 
     /// Those of the hosts that there are doubts about.
     fn doubtful(&self, open: &[&HolderRow]) -> Vec<u16> {
-        let judge = self.judge();
+        let judge = lock(&self.judge);
         let doubtful: Vec<&str> = judge.doubtful(monotonic_ms()).collect();
         let is_doubtful = |holder: &&&HolderRow| {
-            self.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
+            self.parts.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
         };
         open.iter().filter(is_doubtful).map(|holder| holder.id).collect()
     }
 
-    async fn take(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Takes a report. Whoever forges one is not told what came of it.
+    fn take(&self, body: Option<&[u8]>, network: u64) -> StatusCode {
+        let Some(said) = body.and_then(|body| serde_json::from_slice::<Said>(body).ok()) else {
+            self.ignored("malformed");
+            return StatusCode::BAD_REQUEST;
+        };
+        if said.outcome == Outcome::Integrity {
+            self.doubt_all(&said.path, network);
+            return StatusCode::NO_CONTENT;
+        }
+        let holder = said.holder.as_deref().and_then(|authority| self.parts.board.domain_at(authority));
+        let token = said.token.as_deref().and_then(|token| u64::from_str_radix(token, 16).ok());
+        let (Some(domain), Some(sha256), Some(token)) = (holder, said.sha256, token) else {
+            self.ignored("unknown");
+            return StatusCode::NO_CONTENT;
+        };
+        let look = Look { holder: &domain, path: &said.path, sha256, network };
+        if let Err(refused) = lock(&self.tokens).take(&look, token, monotonic_ms()) {
+            self.ignored(match refused {
+                Refused::Foreign => "token",
+                Refused::Spent => "repeated",
+            });
+            return StatusCode::NO_CONTENT;
+        }
         if self.reports.check().is_err() {
             self.ignored("rate");
-            return text(StatusCode::TOO_MANY_REQUESTS, "too many reports\n");
+            return StatusCode::TOO_MANY_REQUESTS;
         }
-        let visitor = visitor(request.headers());
-        let body = read_body(request.into_body(), MAX_REPORT_BYTES).await;
-        let Some(said) = body.and_then(|body| serde_json::from_slice::<Said>(&body).ok()) else {
-            self.ignored("malformed");
-            return text(StatusCode::BAD_REQUEST, "no report\n");
-        };
-        match visitor {
-            Some(visitor) => self.said(&said, self.key.of(b"", network(visitor).to_string().as_bytes())),
-            None => self.ignored("no_address"),
-        }
-        // Whoever forges reports is not told what came of them.
-        empty(StatusCode::NO_CONTENT)
+        self.count(said.outcome);
+        self.looked(&look, said.outcome);
+        StatusCode::NO_CONTENT
     }
 
-    fn said(&self, said: &Said, network: u64) {
-        self.metrics.evidence.get_or_create(&OutcomeLabel { outcome: said.outcome.name() }).inc();
-        let found = match said.outcome {
-            Outcome::Failed => return,
-            Outcome::Integrity => return self.doubt_all(&said.path),
+    /// Somebody who was sent to look says what came of it.
+    fn looked(&self, look: &Look<'_>, outcome: Outcome) {
+        let found = match outcome {
+            Outcome::Failed | Outcome::Integrity => return,
             Outcome::Good => Found::Good,
             Outcome::Wrong => Found::Wrong,
             Outcome::Resent => Found::Resent,
         };
-        let holder = said.holder.as_deref().and_then(|authority| self.board.domain_at(authority));
-        let Some((domain, sha256)) = holder.zip(said.sha256) else { return self.ignored("unknown") };
-        if !self.board.holds(&said.path, &sha256, &domain) {
+        // It could have changed, or been withdrawn, since.
+        if !self.parts.board.holds(look.path, &look.sha256, look.holder) {
             return self.ignored("unknown");
         }
-        let object = self.key.of(&sha256.0, said.path.as_bytes());
-        let report = Report { holder: &domain, object, network, found };
-        let hosts = self.holders.possible();
-        let judged = self.judge().report(&report, hosts, monotonic_ms());
+        let object = self.parts.key.of(&look.sha256.0, look.path.as_bytes());
+        let report = Report { holder: look.holder, object, network: look.network, found };
+        let hosts = self.parts.holders.possible();
+        let judged = lock(&self.judge).report(&report, hosts, monotonic_ms());
         match judged {
             Ok(findings) => self.hand_on(findings),
             Err(Ignored::Repeated) => self.ignored("repeated"),
@@ -293,20 +337,24 @@ impl Evidence {
         }
     }
 
-    /// A hint like a return: worth a look at whoever could have been it, no more.
-    fn doubt_all(&self, path: &str) {
-        let Some(there) = self.board.whereabouts(path, now_s()) else { return self.ignored("unknown") };
-        for domain in self.board.holders_of(path) {
+    /// A hint like a return: worth a look at whoever could have been it, no more. There is no token for it, so it takes the place of one.
+    fn doubt_all(&self, path: &str, network: u64) {
+        if !lock(&self.tokens).admits(network, monotonic_ms()) {
+            return self.ignored("network");
+        }
+        self.count(Outcome::Integrity);
+        let Some(there) = self.parts.board.whereabouts(path, now_s()) else { return self.ignored("unknown") };
+        for domain in self.parts.board.holders_of(path) {
             let copy = Copy { path: path.to_owned(), sha256: there.sha256 };
-            self.holders.doubted(&domain, copy, monotonic_ms());
+            self.parts.holders.doubted(&domain, copy, monotonic_ms());
         }
     }
 
     fn hand_on(&self, findings: Vec<Finding>) {
         for finding in findings {
             let holder = finding.holder().to_owned();
-            self.metrics.evidence_findings.get_or_create(&OutcomeLabel { outcome: finding.name() }).inc();
-            if self.findings.try_send(finding).is_err() {
+            self.parts.metrics.evidence_findings.get_or_create(&OutcomeLabel { outcome: finding.name() }).inc();
+            if self.parts.findings.try_send(finding).is_err() {
                 tracing::warn!(peer = %holder, "too many findings of visitors wait for audits, beginning anew with this host");
                 self.forget(&holder);
             }
@@ -314,12 +362,16 @@ impl Evidence {
     }
 
     fn ignored(&self, reason: &'static str) {
-        self.metrics.evidence_ignored.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+        self.parts.metrics.evidence_ignored.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
     }
 
-    fn judge(&self) -> MutexGuard<'_, Judge> {
-        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&self, outcome: Outcome) {
+        self.parts.metrics.evidence.get_or_create(&OutcomeLabel { outcome: outcome.name() }).inc();
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outcome {

@@ -76,7 +76,8 @@
     sizes = [];
     const late = pause(30000).then(() => "failed");
     const outcome = await Promise.race([look(looking, there).catch(() => "failed"), late]);
-    await report({ path, outcome, sha256: there.sha256, holder: new URL(looking).host });
+    const { sha256, token } = there;
+    await report({ path, outcome, sha256, holder: new URL(looking).host, token });
   };
 
   // One at a time; after an error, never again on this page.

@@ -5,6 +5,7 @@ use flate2::write::GzEncoder;
 use http::HeaderValue;
 use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sharing};
+use serde_json::json;
 
 use super::*;
 use crate::identity::testing;
@@ -63,33 +64,70 @@ fn lab() -> Lab {
     }
     let (sender, findings) = mpsc::channel(1);
     let load = Arc::new(Mutex::new(LoadMeter::default()));
-    let (holders, metrics) = (Arc::new(Holders::new(board.clone(), testing::book())), Arc::new(Metrics::default()));
-    let key = HashKey([3, 4]);
-    let evidence = Evidence::new(
-        "a.test".into(),
-        &SETTINGS,
-        Bounds::default(),
-        key,
-        board.clone(),
-        holders,
-        load.clone(),
-        metrics,
-        sender,
-    );
+    let parts = Parts {
+        board: board.clone(),
+        holders: Arc::new(Holders::new(board.clone(), testing::book())),
+        load: load.clone(),
+        metrics: Arc::new(Metrics::default()),
+        key: HashKey([3, 4]),
+        findings: sender,
+    };
+    let evidence = Evidence::new("a.test".into(), &SETTINGS, Bounds::default(), parts);
     Lab { evidence, board, load, findings }
+}
+
+impl Lab {
+    /// Where the browser of somebody in a network is sent.
+    fn place(&self, network: u64) -> Option<Place> {
+        self.evidence.place("/x.png", network)
+    }
+
+    /// As [`Self::place`], from the first of the networks in which that is a given host.
+    fn place_at(&self, holder: &str, networks: &mut impl Iterator<Item = u64>) -> (u64, Place) {
+        let at = format!("https://{holder}/");
+        let mut places = networks.filter_map(|network| Some((network, self.place(network)?)));
+        places.find(|(_, place)| place.url.starts_with(&at)).unwrap()
+    }
+
+    fn report(&self, said: &serde_json::Value, network: u64) -> StatusCode {
+        self.evidence.take(Some(said.to_string().as_bytes()), network)
+    }
+
+    fn ignored(&self, reason: &str) -> u64 {
+        let label = ReasonLabel { reason: reason.to_owned() };
+        self.evidence.parts.metrics.evidence_ignored.get_or_create(&label).get()
+    }
+
+    fn counted(&self, outcome: Outcome) -> u64 {
+        let label = OutcomeLabel { outcome: outcome.name() };
+        self.evidence.parts.metrics.evidence.get_or_create(&label).get()
+    }
+
+    /// Lets a second or so pass for what is limited for all together.
+    fn rested(&mut self) {
+        self.evidence.lookups = RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S));
+        self.evidence.reports = RateLimiter::direct(Quota::per_second(REPORTS_PER_S));
+    }
+}
+
+/// What the script says of a place.
+fn said(place: &Place, outcome: &str) -> serde_json::Value {
+    let holder = place.url.split('/').nth(2);
+    json!({ "path": "/x.png", "outcome": outcome, "sha256": place.sha256, "holder": holder, "token": place.token })
 }
 
 #[test]
 fn browsers_are_sent_where_redirects_would_go_and_the_page_may_load() {
     let lab = lab();
-    let place = || lab.evidence.place("/x.png").map(|place| place.url);
+    let mut networks = 0..;
+    let mut place = || lab.place(networks.next()?).map(|place| place.url);
     let mut urls: Vec<_> = (0..64).filter_map(|_| place()).collect();
     urls.sort_unstable();
     urls.dedup();
     let at = |holder: &str| format!("https://{holder}/.well-known/p2pcdn/v1/r/a.test/{DIGEST}/x.png");
     assert_eq!(urls, [at("r.b.test"), at("r.c.test:8443")]);
     for nowhere in ["/y.png", "/x.png?v=1", "x.png", "/../x.png", ""] {
-        assert!(lab.evidence.place(nowhere).is_none(), "{nowhere}");
+        assert!(lab.evidence.place(nowhere, 7).is_none(), "{nowhere}");
     }
 
     lab.board.set_peer("b.test", "r.b.test", exposure(0));
@@ -108,33 +146,102 @@ fn browsers_are_sent_where_redirects_would_go_and_the_page_may_load() {
 #[test]
 fn larger_objects_are_not_looked_at_and_questions_are_limited() {
     let mut lab = lab();
-    while lab.evidence.place("/x.png").is_some() {}
-    lab.evidence.lookups = RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S));
-    assert!(lab.evidence.place("/x.png").is_some());
+    assert_eq!((0..100).filter(|_| lab.place(7).is_some()).count(), 20, "a network's share of an hour");
+    assert!((100..10_000).any(|network| lab.place(network).is_none()), "there is a bound on all of them together");
+    lab.rested();
+    assert!(lab.place(8).is_some());
     lab.evidence.max_object_bytes -= 1;
-    assert!(lab.evidence.place("/x.png").is_none());
+    assert!(lab.place(9).is_none());
 }
 
 #[test]
 fn reports_become_findings_and_a_full_queue_makes_the_host_be_found_again() {
     let mut lab = lab();
-    let said = |holder: &str| Said {
-        path: "/x.png".into(),
-        outcome: Outcome::Wrong,
-        sha256: Some(DIGEST),
-        holder: Some(holder.into()),
+    let mut networks = 0..;
+    let mut report = |lab: &mut Lab, count: usize| {
+        for _ in 0..count {
+            lab.rested();
+            let (network, place) = lab.place_at("r.b.test", &mut networks);
+            assert_eq!(lab.report(&said(&place, "wrong"), network), StatusCode::NO_CONTENT);
+        }
     };
-    let report = |networks: std::ops::Range<u64>| networks.for_each(|n| lab.evidence.said(&said("r.b.test"), n));
-    report(0..10);
-    lab.evidence.said(&Said { sha256: None, ..said("r.b.test") }, 10);
-    lab.evidence.said(&said("r.d.test"), 11);
-    lab.evidence.forget("b.test");
-    report(20..26);
-    let mut taken = || lab.findings.try_recv().map(|found| (found.name(), found.holder().to_owned())).ok();
     let suspect = Some(("suspect", "b.test".to_owned()));
-    assert_eq!((taken(), taken()), (suspect.clone(), None), "there was no room for the second one");
-    report(30..40);
-    assert_eq!((taken(), taken()), (suspect, None));
+    let taken = |lab: &mut Lab| lab.findings.try_recv().map(|found| (found.name(), found.holder().to_owned())).ok();
+    report(&mut lab, 10);
+    lab.evidence.forget("b.test");
+    report(&mut lab, 10);
+    assert_eq!((taken(&mut lab), taken(&mut lab)), (suspect.clone(), None), "there was no room for the second one");
+    report(&mut lab, 10);
+    assert_eq!((taken(&mut lab), taken(&mut lab)), (suspect, None));
+}
+
+#[test]
+fn nobody_reports_on_a_host_of_his_choice_or_with_what_another_was_given() {
+    let lab = lab();
+    let (network, place) = lab.place_at("r.b.test", &mut (0..));
+    let mut other = said(&place, "wrong");
+    other["holder"] = "r.c.test:8443".into();
+    let mut made_up = said(&place, "wrong");
+    made_up["token"] = format!("{:016x}", 7).into();
+    for (forged, network) in [(other, network), (made_up, network), (said(&place, "wrong"), network + 1)] {
+        assert_eq!(lab.report(&forged, network), StatusCode::NO_CONTENT, "whoever forges is told nothing");
+    }
+    let mut without = said(&place, "wrong");
+    without["token"].take();
+    lab.report(&without, network);
+    assert_eq!((lab.ignored("token"), lab.ignored("unknown"), lab.counted(Outcome::Wrong)), (3, 1, 0));
+    lab.report(&said(&place, "wrong"), network);
+    lab.report(&said(&place, "wrong"), network);
+    assert_eq!((lab.counted(Outcome::Wrong), lab.ignored("repeated")), (1, 1));
+}
+
+/// Thirty-six forged reports on one host from six networks suspended it within half a minute.
+#[test]
+fn a_burst_of_forged_reports_suspends_nobody() {
+    let mut lab = lab();
+    lab.board.set_peer("d.test", "r.d.test", exposure(1000));
+    lab.board.set_holder("/x.png", &DIGEST, "d.test", true);
+    let mut findings = Vec::new();
+    for turn in 0..200 {
+        lab.rested();
+        let network = turn % 6;
+        if let Some(place) = lab.place(network) {
+            let outcome = if place.url.starts_with("https://r.c.test") { "wrong" } else { "good" };
+            lab.report(&said(&place, outcome), network);
+        }
+        (0..5).for_each(|_| lab.evidence.audited("c.test", true));
+        findings.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.name()));
+    }
+    assert!(findings.iter().all(|finding| *finding == "suspect"), "{findings:?}");
+}
+
+/// Fifty bodies a second that said nothing, from one address, had most of what browsers reported refused.
+#[test]
+fn junk_costs_its_own_network_and_silences_nobody() {
+    let lab = lab();
+    let (network, place) = lab.place_at("r.b.test", &mut (0..));
+    for _ in 0..500 {
+        assert_eq!(lab.evidence.take(Some(b"x"), 1000), StatusCode::BAD_REQUEST);
+        let mut forged = said(&place, "wrong");
+        forged["token"] = "1".into();
+        lab.report(&forged, 1000);
+    }
+    assert_eq!(lab.report(&said(&place, "good"), network), StatusCode::NO_CONTENT);
+    assert_eq!(lab.counted(Outcome::Good), 1);
+
+    let admitted = |network| lock(&lab.evidence.requests).admits(network, monotonic_ms());
+    assert_eq!((0..500).filter(|_| admitted(1000)).count(), usize::from(REQUESTS_PER_MIN), "the rest is not even read");
+    assert!(admitted(network));
+}
+
+#[test]
+fn hints_of_one_network_are_limited_like_its_looks() {
+    let lab = lab();
+    for _ in 0..30 {
+        lab.report(&json!({ "path": "/x.png", "outcome": "integrity" }), 7);
+    }
+    assert_eq!((lab.counted(Outcome::Integrity), lab.ignored("network")), (20, 10));
+    assert!(lab.place(7).is_none() && lab.place(8).is_some());
 }
 
 #[test]

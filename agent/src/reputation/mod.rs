@@ -306,6 +306,12 @@ impl Reputation {
         self.accounts.keys()
     }
 
+    /// Every peer that is invited, or that has proven itself since it joined.
+    pub fn proven(&self, now_ms: u64) -> impl Iterator<Item = &String> {
+        let is_proven = move |(_, account): &(&String, &Account)| !account.is_newcomer(&self.formulas, now_ms);
+        self.accounts.iter().filter(is_proven).map(|(domain, _)| domain)
+    }
+
     /// Has these domains count as changed.
     pub fn touch(&mut self, domains: impl Iterator<Item = String>) {
         self.changed.extend(domains);

@@ -189,7 +189,7 @@ impl Site {
 
     /// A visitor's browser looks at what a holder gives it, which two times in five is one that there are doubts about, if any.
     fn look(&mut self, drawn: usize, object: u64, common: &Common<'_>, rng: &mut Rng, now_ms: u64) {
-        let hosts = self.possible_hosts();
+        let hosts = self.possible_hosts(now_ms);
         let Some(judge) = &mut self.judge else { return };
         let mut place = drawn;
         if rng.f64() < judge::LOOKS_AT_DOUBTFUL {
@@ -211,9 +211,11 @@ impl Site {
         self.conclude(findings, now_ms);
     }
 
-    /// Who could hold its objects: whoever is suspended is replaced.
-    fn possible_hosts(&self) -> usize {
-        self.acquaintances.len().max(self.holders.len())
+    /// Who holds its objects or, having proven itself, could: whoever is suspended is replaced.
+    fn possible_hosts(&self, now_ms: u64) -> usize {
+        let holds = |domain: &str| self.holders.iter().any(|holder| *holder.domain == *domain);
+        let others = self.reputation.proven(now_ms).filter(|domain| !holds(domain)).count();
+        self.holders.len() + others
     }
 
     fn conclude(&mut self, findings: Vec<Finding>, now_ms: u64) {
@@ -234,7 +236,7 @@ impl Site {
 
     /// What goes by the clock: weights grow and fade, holders are lost and found.
     pub(super) fn hour(&mut self, common: &Common<'_>, outcome: &mut Outcome, rng: &mut Rng, now_ms: u64) {
-        let (holders, hosts) = (self.holders.len(), self.possible_hosts());
+        let (holders, hosts) = (self.holders.len(), self.possible_hosts(now_ms));
         let ended = self.judge.as_mut().map(|judge| judge.tick(hosts, now_ms));
         self.conclude(ended.unwrap_or_default(), now_ms);
         for place in 0..holders {

@@ -13,6 +13,9 @@ pub struct Bounds {
     pub reports_of_a_network: u32,
     /// Distinct networks that it takes, once for a suspicion and once more for a suspension.
     pub networks: usize,
+    /// What lies at least between a suspicion and the first network that counts towards a suspension, and between each such network and
+    /// the next. So it takes hours, in which the host is audited and others look at it too, whoever reports.
+    pub apart_ms: u64,
     /// Counts of reports fade by half in this time.
     pub half_life_ms: u64,
     /// A suspicion that has not come to anything by then is over.
@@ -41,6 +44,7 @@ impl Default for Bounds {
             limited_ms: HOUR_MS,
             reports_of_a_network: 20,
             networks: 3,
+            apart_ms: 2 * HOUR_MS,
             half_life_ms: 14 * DAY_MS,
             suspicion_ms: 7 * DAY_MS,
             suspension_ms: Formulas::default().suspension_ms,
@@ -61,6 +65,7 @@ impl Bounds {
         Self {
             memory_ms: scale(self.memory_ms),
             limited_ms: scale(self.limited_ms),
+            apart_ms: scale(self.apart_ms),
             half_life_ms: scale(self.half_life_ms),
             suspicion_ms: scale(self.suspicion_ms),
             suspension_ms: scale(self.suspension_ms),

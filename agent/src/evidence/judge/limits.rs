@@ -35,21 +35,21 @@ impl Visits {
     }
 }
 
-/// Reports that have counted.
+/// What has counted, and is not to count again.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(in crate::evidence) struct Seen {
     since_ms: u64,
     current: HashSet<u64>,
     former: HashSet<u64>,
 }
 
 impl Seen {
-    pub(super) fn contains(&mut self, key: u64, memory_ms: u64, now_ms: u64) -> bool {
+    pub(in crate::evidence) fn contains(&mut self, key: u64, memory_ms: u64, now_ms: u64) -> bool {
         self.expire(memory_ms, now_ms);
         self.current.contains(&key) || self.former.contains(&key)
     }
 
-    pub(super) fn expire(&mut self, memory_ms: u64, now_ms: u64) {
+    pub(in crate::evidence) fn expire(&mut self, memory_ms: u64, now_ms: u64) {
         let elapsed_ms = now_ms.saturating_sub(self.since_ms);
         if elapsed_ms >= memory_ms / 2 || self.current.len() >= MAX_SEEN {
             // After a long silence, what is current is as old.
@@ -59,7 +59,7 @@ impl Seen {
         }
     }
 
-    pub(super) fn insert(&mut self, key: u64) {
+    pub(in crate::evidence) fn insert(&mut self, key: u64) {
         self.current.insert(key);
     }
 }

@@ -35,12 +35,27 @@ impl Story {
         }
     }
 
-    /// What comes of so many complaints, in turn from so many networks beginning with a given one.
+    /// What comes of so many complaints, in turn from so many networks beginning with a given one, within moments.
     fn complaints(&mut self, found: Found, networks: std::ops::Range<u64>, count: u64) -> Vec<Finding> {
+        self.complaints_every(1, found, networks, count)
+    }
+
+    /// As [`Self::complaints`], with hours in between.
+    fn lasting_complaints(&mut self, found: Found, networks: std::ops::Range<u64>, count: u64) -> Vec<Finding> {
+        self.complaints_every(Bounds::default().apart_ms, found, networks, count)
+    }
+
+    fn complaints_every(
+        &mut self,
+        apart_ms: u64,
+        found: Found,
+        networks: std::ops::Range<u64>,
+        count: u64,
+    ) -> Vec<Finding> {
         let span = networks.end - networks.start;
         let mut findings = Vec::new();
         for turn in 0..count {
-            self.now_ms += 1;
+            self.now_ms += apart_ms;
             findings.extend(self.report(BAD, networks.start + turn % span, found));
         }
         findings
@@ -83,9 +98,32 @@ fn a_host_that_browsers_of_three_networks_find_wanting_is_suspected_once() {
 fn a_host_that_goes_on_after_clean_audits_is_suspended() {
     let mut story = Story::suspected();
     assert_eq!(story.complaints(Found::Wrong, 0..3, 10), [], "the same networks again");
-    assert_eq!(story.complaints(Found::Wrong, 10..12, 6), [], "two further ones");
-    assert!(suspends(&story.complaints(Found::Wrong, 12..13, 1)));
-    assert_eq!(story.complaints(Found::Wrong, 20..30, 20), [], "that is all there is to say");
+    assert_eq!(story.lasting_complaints(Found::Wrong, 10..12, 6), [], "two further ones");
+    assert!(suspends(&story.lasting_complaints(Found::Wrong, 12..13, 1)));
+    assert_eq!(story.lasting_complaints(Found::Wrong, 20..30, 20), [], "that is all there is to say");
+}
+
+#[test]
+fn a_burst_from_however_many_networks_is_no_more_than_one() {
+    let apart_ms = Bounds::default().apart_ms;
+    let mut story = Story::suspected();
+    assert_eq!(story.complaints(Found::Wrong, 1000..2000, 1000), [], "too soon after the suspicion");
+    for burst in 2..4 {
+        story.now_ms += apart_ms;
+        assert_eq!(story.complaints(Found::Wrong, 1000 * burst..1000 * burst + 1000, 1000), [], "burst {burst}");
+    }
+    story.now_ms += apart_ms;
+    assert!(suspends(&story.complaints(Found::Wrong, 4000..4001, 1)));
+}
+
+#[test]
+fn at_a_busy_site_a_liar_is_suspended_within_hours() {
+    let mut story = Story::suspected();
+    let since_ms = story.now_ms;
+    // One complaint in a minute, always from another network.
+    let mut networks = 10..;
+    while !suspends(&story.complaints_every(60_000, Found::Wrong, networks.next().map_or(0..1, |n| n..n + 1), 1)) {}
+    assert_eq!((story.now_ms - since_ms).div_ceil(HOUR), 3 * Bounds::default().apart_ms / HOUR);
 }
 
 #[test]
@@ -93,7 +131,7 @@ fn without_audits_or_with_one_that_saw_it_as_well_nobody_is_suspended() {
     let mut story = Story::new();
     story.well_elsewhere(10);
     assert!(suspects(&story.complaints(Found::Wrong, 0..5, 10)));
-    assert_eq!(story.complaints(Found::Wrong, 10..20, 20), [], "not audited yet");
+    assert_eq!(story.lasting_complaints(Found::Wrong, 10..20, 20), [], "not audited yet");
     story.clean_audits();
     story.judge.audited(BAD, false, story.now_ms);
     story.clean_audits();
@@ -106,7 +144,7 @@ fn a_host_that_sends_its_bytes_again_when_they_are_looked_at_is_judged_alike() {
     story.well_elsewhere(10);
     assert!(suspects(&story.complaints(Found::Resent, 0..5, 10)));
     story.clean_audits();
-    assert!(suspends(&story.complaints(Found::Resent, 10..13, 3)));
+    assert!(suspends(&story.lasting_complaints(Found::Resent, 10..13, 3)));
 }
 
 #[test]
@@ -115,7 +153,7 @@ fn there_is_no_suspension_without_others_to_compare_with() {
     story.well_elsewhere(3);
     assert!(suspects(&story.complaints(Found::Wrong, 0..5, 12)));
     story.clean_audits();
-    assert_eq!(story.complaints(Found::Wrong, 10..20, 20), []);
+    assert_eq!(story.lasting_complaints(Found::Wrong, 10..20, 20), []);
 }
 
 #[test]
@@ -162,14 +200,16 @@ fn at_most_a_third_is_suspended_and_those_are_the_worst() {
     };
     (0..60).for_each(|network| drop(report(&mut judge, "good.test", 1000 + network, Found::Good, 0)));
     let mut findings = Vec::new();
+    let mut now_ms = 0;
     // The one that is wrong every other time comes first, the one that is always wrong later.
     for (holder, good) in [("half.test", 20), ("all.test", 0)] {
-        (0..good).for_each(|network| drop(report(&mut judge, holder, 2000 + network, Found::Good, 1)));
-        for phase in 1..=2 {
+        (0..good).for_each(|network| drop(report(&mut judge, holder, 2000 + network, Found::Good, now_ms)));
+        for (phase, apart_ms) in [(1, 1), (2, Bounds::default().apart_ms)] {
             for network in 0..20 {
-                findings.extend(report(&mut judge, holder, 100 * phase + network, Found::Wrong, phase));
+                now_ms += apart_ms;
+                findings.extend(report(&mut judge, holder, 100 * phase + network, Found::Wrong, now_ms));
             }
-            (0..3).for_each(|_| judge.audited(holder, true, phase));
+            (0..3).for_each(|_| judge.audited(holder, true, now_ms));
         }
     }
     let told = |finding: &Finding| match finding {
@@ -182,24 +222,24 @@ fn at_most_a_third_is_suspended_and_those_are_the_worst() {
         said,
         ["suspect half.test", "suspend half.test", "suspect all.test", "resume half.test", "suspend all.test"]
     );
-    assert_eq!(judge.tick(3, 2), []);
+    assert_eq!(judge.tick(3, now_ms), []);
     let resumed = [Finding::Resume { holder: "all.test".into() }];
-    assert_eq!(judge.tick(2, 2), resumed, "with fewer hosts, it would be too many");
+    assert_eq!(judge.tick(2, now_ms), resumed, "with fewer hosts, it would be too many");
 }
 
 #[test]
 fn after_a_suspension_the_suspicion_is_left_and_the_next_one_is_longer() {
     let mut story = Story::suspected();
-    assert!(suspends(&story.complaints(Found::Wrong, 10..13, 3)));
+    assert!(suspends(&story.lasting_complaints(Found::Wrong, 10..13, 3)));
     let first_ms = Bounds::default().suspension_ms;
     for lasts_ms in [first_ms, 2 * first_ms] {
         assert_eq!(story.judge.tick(6, story.now_ms + lasts_ms - 1), []);
         story.now_ms += lasts_ms;
         assert_eq!(story.judge.tick(6, story.now_ms), [Finding::Resume { holder: BAD.into() }]);
-        assert_eq!(story.complaints(Found::Wrong, 0..10, 20), [], "not audited again");
+        assert_eq!(story.lasting_complaints(Found::Wrong, 20..40, 20), [], "not audited again");
         story.well_elsewhere(10);
         story.clean_audits();
-        assert!(suspends(&story.complaints(Found::Wrong, 10..11, 1)));
+        assert!(suspends(&story.lasting_complaints(Found::Wrong, 10..11, 1)));
     }
 }
 
@@ -293,7 +333,7 @@ proptest! {
             let holder = format!("{host}.test");
             let found = if draw() < rates[host] { Found::Wrong } else { Found::Good };
             let report = Report { holder: &holder, object: number, network: number, found };
-            for finding in judge.report(&report, rates.len(), number * 10_000).unwrap_or_default() {
+            for finding in judge.report(&report, rates.len(), number * 60_000).unwrap_or_default() {
                 match finding {
                     Finding::Suspect { holder, .. } => (0..3).for_each(|_| judge.audited(&holder, true, 0)),
                     Finding::Suspend { holder, .. } => prop_assert!(suspended.insert(holder)),

@@ -314,10 +314,14 @@ impl Holders {
         self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
     }
 
-    /// How many peers hold something or could: whoever gets no redirects any more is replaced by another.
+    /// How many peers hold something or could: whoever gets no redirects any more is replaced by another. Of those that hold nothing, only
+    /// who is invited or has proven itself counts, since strangers can be as many as somebody likes.
     pub fn possible(&self) -> usize {
-        let peers = self.book.judge(|reputation, _| reputation.domains().count());
-        peers.max(self.holders().len())
+        let holders = self.holders();
+        let others = self.book.judge(|reputation, now_ms| {
+            reputation.proven(now_ms).filter(|domain| !holders.contains_key(*domain)).count()
+        });
+        holders.len() + others
     }
 
     /// All of them, by domain.

@@ -1,6 +1,7 @@
 //! What visitors' browsers find out about hosts, and that looking for it never disturbs a page.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -126,6 +127,8 @@ async fn a_host_that_serves_pages_badly_and_agents_well_is_suspected_and_then_su
     let (_lab, mut sites) = lab(["alpha", "bravo", "charlie", "delta"]);
     furnish(&mut sites[0]);
     sites[0].set("share.replicas", 3);
+    // A day within a minute and a half, and two hours within seven seconds.
+    sites[0].set("lab.time_scale", 1e-3);
     corrupt(&mut sites[1], Lie::Plain, is_from_afar).await;
     befriend(&mut sites).await;
     let alpha = &sites[0];
@@ -150,13 +153,14 @@ async fn a_host_that_serves_pages_badly_and_agents_well_is_suspected_and_then_su
         visit(network).await;
         network += 1;
     }
-    let suspected_by = network;
+    let (suspected_by, since) = (network, Instant::now());
     while found(alpha, "suspend").await == 0 {
-        assert!(network < suspected_by + 10, "{} wrong reports", reported(alpha, "wrong").await);
+        assert!(since.elapsed() < 2 * PATIENCE, "{} wrong reports", reported(alpha, "wrong").await);
         visit(network).await;
         network += 1;
     }
     assert!(network >= suspected_by + 3, "it takes three further networks");
+    assert!(since.elapsed() >= Duration::from_millis(3 * 7200), "hours apart");
     assert_eq!((found(alpha, "suspect").await, found(alpha, "suspend").await), (1, 1), "and nobody else");
     poll(PATIENCE, "what an operator reads", async || match alpha.agent.tail() {
         log if log
@@ -250,7 +254,9 @@ async fn whoever_forges_reports_gets_no_further_than_one_visitor() {
         serde_json::from_slice(answer.body()).unwrap()
     };
     let holder = place["url"].as_str().unwrap().split('/').nth(2).unwrap();
-    let report = json!({ "path": "/images/0.png", "outcome": "wrong", "sha256": place["sha256"], "holder": holder });
+    let report = json!({
+        "path": "/images/0.png", "outcome": "wrong", "sha256": place["sha256"], "holder": holder, "token": place["token"],
+    });
     for site in [None, Some("cross-site"), Some("same-site")] {
         let headers = site.map(|site| headers([("sec-fetch-site", site)])).unwrap_or_default();
         assert_eq!(post(&lab, alpha, &headers, report.to_string()).await, StatusCode::FORBIDDEN, "{site:?}");
@@ -258,21 +264,43 @@ async fn whoever_forges_reports_gets_no_further_than_one_visitor() {
     for bad in ["", "{}", r#"{"path":1}"#, &format!("{report}{}", " ".repeat(1024))] {
         assert_eq!(post(&lab, alpha, &own, bad.to_owned()).await, StatusCode::BAD_REQUEST, "{bad}");
     }
+    let with = |key: &str, value: Value| {
+        let mut changed = report.clone();
+        changed[key] = value;
+        changed
+    };
+    let unknown = [with("holder", "replica.stranger.localhost".into()), with("token", Value::Null)];
+    let foreign = [
+        with("sha256", "ab".repeat(32).into()),
+        with("path", "/images/1.png".into()),
+        with("token", "0123456789abcdef".into()),
+    ];
+    for forged in unknown.iter().chain(&foreign) {
+        assert_eq!(post(&lab, alpha, &own, forged.to_string()).await, StatusCode::NO_CONTENT);
+    }
+    assert_eq!(reported(alpha, "wrong").await, 0);
     // Whatever addresses it claims to come from.
     for address in 0..5 {
         let mut headers = own.clone();
         headers.insert("x-forwarded-for", format!("192.0.{address}.1").parse().unwrap());
         assert_eq!(post(&lab, alpha, &headers, report.to_string()).await, StatusCode::NO_CONTENT);
     }
-    let mut stranger = report.clone();
-    stranger["holder"] = "replica.stranger.localhost".into();
-    let mut stale = report.clone();
-    stale["sha256"] = "ab".repeat(32).into();
-    for unknown in [stranger, stale] {
-        assert_eq!(post(&lab, alpha, &own, unknown.to_string()).await, StatusCode::NO_CONTENT);
-    }
     let ignored = async |reason: &str| counted(alpha, "p2pcdn_evidence_ignored_total", reason).await;
     assert_eq!((ignored("repeated").await, ignored("unknown").await, ignored("malformed").await), (4, 2, 4));
+    assert_eq!((ignored("token").await, reported(alpha, "wrong").await), (3, 1));
+
+    // Junk without end is not read at last, and costs nobody else.
+    let mut junk = 0;
+    while post(&lab, alpha, &own, "x".to_owned()).await != StatusCode::TOO_MANY_REQUESTS {
+        junk += 1;
+        assert!(junk < 300, "no bound on one network");
+    }
+    let driver = Driver::start(&sites).await;
+    let tunnel = Tunnel::open_from(Ipv4Addr::new(127, 0, 2, 1)).await.unwrap();
+    let browser = driver.browser_through("visitor", &tunnel).await;
+    browser.open(&sites[0].url("/page.html")).await;
+    until("good reports", IMAGES, async || reported(&sites[0], "good").await).await;
+    browser.close().await;
 }
 
 async fn post(lab: &Lab, site: &Site, headers: &HeaderMap, body: String) -> StatusCode {

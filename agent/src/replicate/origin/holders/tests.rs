@@ -1,5 +1,6 @@
 use super::*;
 use crate::identity::testing;
+use crate::reputation::account::Membership;
 use crate::reputation::book::Mode;
 use crate::reputation::formulas::Formulas;
 use p2pcdn_core::lookup::HashKey;
@@ -217,4 +218,19 @@ fn hosts_that_do_not_answer_keep_none_of_the_others_from_being_probed() {
     let all: std::collections::BTreeSet<&String> = first.iter().chain(&rest).collect();
     assert_eq!(all.len(), 64 + 128, "then the others in turn, none of them twice");
     assert!(holders.due(150, 0).is_empty());
+}
+
+#[test]
+fn a_swarm_of_strangers_does_not_raise_how_many_could_be_hosts() {
+    let (holders, _) = holders();
+    let strangers: Vec<String> = (0..100).map(|number| format!("{number}.swarm.test")).collect();
+    let met =
+        |names: &[&'static str], membership| names.iter().map(move |name| (*name, membership)).collect::<Vec<_>>();
+    holders.book.meet(strangers.iter().map(|name| (name.as_str(), Membership::Open)));
+    assert_eq!(holders.possible(), 0);
+    holders.book.meet(met(&["c.test", "d.test"], Membership::Invited).into_iter());
+    assert_eq!(holders.possible(), 2);
+    holders.book.meet(met(&["b.test"], Membership::Open).into_iter());
+    holders.granted(&peer(), GRANT, 0);
+    assert_eq!(holders.possible(), 3, "whoever holds something counts, new or not");
 }
