@@ -6,6 +6,7 @@
 
 pub mod judge;
 mod meter;
+mod said;
 mod tokens;
 
 use std::net::IpAddr;
@@ -21,10 +22,8 @@ use hyper::body::Incoming;
 use p2pcdn_core::decide::{Candidate, ONE_PPM, choose};
 use p2pcdn_core::destination::Destination;
 use p2pcdn_core::lookup::{HashKey, canonical_target};
-use p2pcdn_core::object::Sha256;
 use p2pcdn_core::redirect::write_location;
 use p2pcdn_core::sync::HolderRow;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +37,7 @@ use crate::settings::EvidenceSettings;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
 use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, Report};
 use meter::Meter;
+pub use said::{Outcome, Place, Said};
 use tokens::{Look, Refused, Tokens};
 
 /// GET: the script.
@@ -49,53 +49,6 @@ pub const REPORT_PATH: &str = "/.well-known/p2pcdn/v1/evidence";
 
 /// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again.
 pub const MAX_FINDINGS: usize = 64;
-
-/// Where a browser is to look at an object.
-#[derive(Debug, Serialize)]
-pub struct Place {
-    /// The replica.
-    pub url: String,
-    /// Digest that its bytes should have.
-    pub sha256: Sha256,
-    /// How many they should be.
-    pub size: u64,
-    /// What it is, as in settings.
-    pub kind: &'static str,
-    /// To be sent back with what came of it, from the same network within ten minutes.
-    pub token: String,
-}
-
-/// What a browser says.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Said {
-    /// Path of the object, with its query.
-    pub path: String,
-    /// What came of looking at it.
-    pub outcome: Outcome,
-    /// Digest that it should have had.
-    pub sha256: Option<Sha256>,
-    /// Authority of the replica.
-    pub holder: Option<String>,
-    /// As in [`Place::token`].
-    pub token: Option<String>,
-}
-
-/// What came of a look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// See [`Found::Good`].
-    Good,
-    /// See [`Found::Wrong`].
-    Wrong,
-    /// See [`Found::Resent`].
-    Resent,
-    /// No answer, or another one than was asked for: that says nothing of bytes.
-    Failed,
-    /// The page itself could not load an element that has integrity metadata; from whom is not known.
-    Integrity,
-}
 
 /// What this site's visitors report.
 pub struct Evidence {
@@ -372,19 +325,6 @@ impl Evidence {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Outcome {
-    /// Its name in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Wrong => "wrong",
-            Self::Resent => "resent",
-            Self::Failed => "failed",
-            Self::Integrity => "integrity",
-        }
-    }
 }
 
 /// The script as it is served: with the settings filled in, without comments and indentation.

@@ -4,7 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::HeaderValue;
 use p2pcdn_core::destination::Destinations;
-use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sharing};
+use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
 use serde_json::json;
 
 use super::*;

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::record::MAX_COMPLAINING;
 use super::*;
 use proptest::prelude::*;
 
