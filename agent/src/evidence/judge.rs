@@ -108,6 +108,14 @@ pub struct Judge {
     seen: Seen,
 }
 
+/// How many hosts a site could have, of which one in [`Bounds::one_in`] may be suspended at once: those `known`, since they hold something,
+/// are invited or have proven themselves, and strangers, but at most one for two of these. Whoever is suspended is replaced by a stranger, so
+/// without any of them the seventh liar of a site with twelve hosts would stay; and however many strangers somebody sends, they raise
+/// a third of those known to half of them.
+pub fn possible(known: usize, strangers: usize) -> usize {
+    known + strangers.min(known / 2)
+}
+
 /// Share of looks that go to hosts that there are doubts about, if any: the more, the sooner it is known how bad they are, and the later how
 /// good the others are, which they are compared with.
 pub const LOOKS_AT_DOUBTFUL: f64 = 0.4;

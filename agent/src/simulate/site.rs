@@ -211,11 +211,10 @@ impl Site {
         self.conclude(findings, now_ms);
     }
 
-    /// Who holds its objects or, having proven itself, could: whoever is suspended is replaced.
     fn possible_hosts(&self, now_ms: u64) -> usize {
         let holds = |domain: &str| self.holders.iter().any(|holder| *holder.domain == *domain);
-        let others = self.reputation.proven(now_ms).filter(|domain| !holds(domain)).count();
-        self.holders.len() + others
+        let known = self.holders.len() + self.reputation.proven(now_ms).filter(|domain| !holds(domain)).count();
+        judge::possible(known, self.acquaintances.len().saturating_sub(known))
     }
 
     fn conclude(&mut self, findings: Vec<Finding>, now_ms: u64) {

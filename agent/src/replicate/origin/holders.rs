@@ -9,6 +9,7 @@ use p2pcdn_core::peer::PeerRecord;
 use serde::{Deserialize, Serialize};
 
 use super::debt::Debt;
+use crate::evidence::judge;
 use crate::publish::{Board, Exposure};
 use crate::replicate::messages::{Decline, LeaseGrant, WithdrawalReason};
 use crate::reputation::book::{Book, Trust};
@@ -314,14 +315,16 @@ impl Holders {
         self.holders().iter().for_each(|(domain, holder)| self.publish(domain, holder));
     }
 
-    /// How many peers hold something or could: whoever gets no redirects any more is replaced by another. Of those that hold nothing, only
-    /// who is invited or has proven itself counts, since strangers can be as many as somebody likes.
+    /// How many peers hold something or could; see [`judge::possible`].
     pub fn possible(&self) -> usize {
         let holders = self.holders();
-        let others = self.book.judge(|reputation, now_ms| {
-            reputation.proven(now_ms).filter(|domain| !holders.contains_key(*domain)).count()
+        let (proven, strangers) = self.book.judge(|reputation, now_ms| {
+            let is_other = |domain: &&String| !holders.contains_key(*domain);
+            let (all, proven) =
+                (reputation.domains().filter(is_other), reputation.proven(now_ms).filter(is_other).count());
+            (proven, all.count() - proven)
         });
-        holders.len() + others
+        judge::possible(holders.len() + proven, strangers)
     }
 
     /// All of them, by domain.
