@@ -61,7 +61,7 @@ pub struct Metrics {
     pub pulled: Counter,
     /// What visitors' browsers reported, by what they found.
     pub evidence: Family<OutcomeLabel, Counter>,
-    /// Of these, what did not count, by reason.
+    /// What did not count of what they sent, by reason.
     pub evidence_ignored: Family<ReasonLabel, Counter>,
     /// What followed from them.
     pub evidence_findings: Family<OutcomeLabel, Counter>,
