@@ -38,6 +38,11 @@ pub(super) async fn visit<'a>(browser: &Browser, sites: &[Site], pages: impl Int
 async fn saved(browser: &Browser, name: &str) -> String {
     browser.click(&format!("a[href$='{name}']")).await;
     let file = browser.downloads().join(name);
-    let bytes = poll(PATIENCE, file.display(), async || std::fs::read(&file)).await.unwrap();
+    // Chromium reserves the name with an empty file, and moves the whole one there in the end.
+    let bytes = poll(PATIENCE, file.display(), async || match std::fs::read(&file) {
+        Ok(bytes) if bytes.is_empty() => Err("still empty".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    });
+    let bytes = bytes.await.unwrap();
     digest(&bytes).to_string()
 }
