@@ -1,9 +1,10 @@
 //! The time that was last believed, kept on disk, so that a clock which is wrong from the start does not have everything expire.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{TableDefinition, TableError};
+use redb::TableDefinition;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{doubt_from_the_start, expiry_now_s};
@@ -17,14 +18,9 @@ const PERIOD: Duration = Duration::from_secs(600);
 
 /// Has the clock doubted if it is far from the time that was last believed; blocks.
 pub fn recall(db: &StateDb) -> Result<(), redb::Error> {
-    let transaction = db.begin_read()?;
-    let believed = match transaction.open_table(TIMES) {
-        Ok(times) => times.get(BELIEVED)?.map(|time| time.value()),
-        Err(TableError::TableDoesNotExist(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(believed_s) = believed
-        && doubt_from_the_start(believed_s)
+    let times: BTreeMap<String, u64> = db.rows(TIMES, |time| time)?;
+    if let Some(believed_s) = times.get(BELIEVED)
+        && doubt_from_the_start(*believed_s)
     {
         tracing::warn!(
             "the clock is more than a day away from when this agent last ran: for an hour, nothing expires by it (if it is wrong, set it)"

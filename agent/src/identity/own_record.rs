@@ -1,5 +1,6 @@
 //! What this agent says about itself, signed and kept current.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pcdn_core::peer::{PeerRecord, PeerRecordError};
@@ -54,7 +55,7 @@ pub enum OwnRecordError {
 pub struct OwnRecord {
     key: Arc<NodeKey>,
     about: AboutUs,
-    counter: Counter,
+    db: Arc<StateDb>,
     current: Mutex<Current>,
     rotations: Rotations,
 }
@@ -68,19 +69,11 @@ impl OwnRecord {
     /// Goes on with the record of the last run if it says the same and is not due, or signs one, which blocks for two durable writes; `now_s`
     /// is seconds since the Unix epoch. So nothing need be written at a start, which a full disk would not let happen.
     pub fn new(key: Arc<NodeKey>, about: AboutUs, db: Arc<StateDb>, now_s: u64) -> Result<Self, OwnRecordError> {
-        let counter = Counter::new(db.clone(), "peer");
         let current = match kept(&db).and_then(|signed| still_right(signed, &key, &about, now_s)) {
             Some(current) => current,
-            None => {
-                let current = renew(&key, &about, &counter, now_s)?;
-                if let Err(error) = keep(&db, &current.signed) {
-                    tracing::warn!(%error, "the own peer record could not be kept");
-                }
-                current
-            }
+            None => renew(&key, &about, &db, now_s)?,
         };
-        let current = Mutex::new(current);
-        Ok(Self { key, about, counter, current, rotations: Rotations::default() })
+        Ok(Self { key, about, db, current: Mutex::new(current), rotations: Rotations::default() })
     }
 
     /// The same, with how its key followed from former ones.
@@ -102,7 +95,7 @@ impl OwnRecord {
     pub fn signed(&self, now_s: u64) -> Arc<Signed> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if is_due(current.expires_s, now_s) {
-            match renew(&self.key, &self.about, &self.counter, now_s) {
+            match renew(&self.key, &self.about, &self.db, now_s) {
                 Ok(renewed) => *current = renewed,
                 Err(error) => tracing::error!(%error, "the own peer record could not be renewed"),
             }
@@ -111,7 +104,7 @@ impl OwnRecord {
     }
 }
 
-/// The own record of the last run, as JSON.
+/// The own record that was signed last, as JSON.
 const KEPT: TableDefinition<&str, &[u8]> = TableDefinition::new("own record");
 const PEER: &str = "peer";
 
@@ -123,9 +116,8 @@ fn keep(db: &StateDb, signed: &Signed) -> Result<(), redb::Error> {
 }
 
 fn kept(db: &StateDb) -> Option<Signed> {
-    let transaction = db.begin_read().ok()?;
-    let row = transaction.open_table(KEPT).ok()?.get(PEER).ok()??;
-    serde_json::from_slice(row.value()).ok()
+    let rows: BTreeMap<String, Option<Signed>> = db.rows(KEPT, |json| serde_json::from_slice(json).ok()).ok()?;
+    rows.into_values().next()?
 }
 
 fn still_right(signed: Signed, key: &NodeKey, about: &AboutUs, now_s: u64) -> Option<Current> {
@@ -158,11 +150,15 @@ fn unsigned(key: &NodeKey, about: &AboutUs, now_s: u64) -> PeerRecord {
     }
 }
 
-fn renew(key: &NodeKey, about: &AboutUs, counter: &Counter, now_s: u64) -> Result<Current, OwnRecordError> {
+fn renew(key: &NodeKey, about: &AboutUs, db: &Arc<StateDb>, now_s: u64) -> Result<Current, OwnRecordError> {
     let mut record = unsigned(key, about, now_s);
     record.validate(now_s)?;
-    record.sequence = counter.next(now_s)?;
-    Ok(Current { signed: Arc::new(sign(key, &record)?), expires_s: record.expires_s })
+    record.sequence = Counter::new(db.clone(), "peer").next(now_s)?;
+    let signed = sign(key, &record)?;
+    if let Err(error) = keep(db, &signed) {
+        tracing::warn!(%error, "the own peer record could not be kept");
+    }
+    Ok(Current { signed: Arc::new(signed), expires_s: record.expires_s })
 }
 
 #[cfg(test)]
@@ -212,6 +208,15 @@ mod tests {
         assert!(told.sequence > first.sequence);
         let (set_back, late) = (started("a@a.test", 1500), started("a@a.test", 1500 + RECORD_LIFE_S));
         assert!(told.sequence < set_back.sequence && set_back.sequence < late.sequence, "{set_back:?} {late:?}");
+    }
+
+    #[test]
+    fn a_restart_goes_on_with_what_was_renewed_since_the_last_one() {
+        let (db, key) = (testing::database(), Arc::new(testing::node_key()));
+        let own = testing::own_record("a.test", key.clone(), db.clone(), 1000);
+        let late = 1000 + RECORD_LIFE_S;
+        let renewed = open(&own, late);
+        assert_eq!(open(&testing::own_record("a.test", key, db, late + 100), late + 100), renewed);
     }
 
     #[test]
