@@ -339,26 +339,13 @@ fn etag_of(sha256: &Sha256) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::testing;
 
     #[test]
     fn a_record_is_signed_anew_before_it_expires_and_when_a_wrong_clock_signed_it() {
         const HOUR: u64 = 3600;
         let now_s = 1_800_000_000;
-        let record = |expires_s| ObjectRecord {
-            origin: "a.test".into(),
-            path: "/x".into(),
-            sha256: Sha256([0; 32]),
-            size: 1,
-            content_type: "image/png".into(),
-            etag: "\"x\"".into(),
-            max_age_s: 1,
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: vec![],
-            sequence: 1,
-            expires_s,
-        };
+        let record = |expires_s| ObjectRecord { expires_s, ..testing::object_record("a.test", "/x", b"x") };
         let signed_at = |signed_s: u64| is_in_time(&record(signed_s + RECORD_LIFE_S), now_s);
         assert!(signed_at(now_s) && signed_at(now_s - RECORD_LIFE_S * 3 / 4));
         assert!(!signed_at(now_s - RECORD_LIFE_S * 3 / 4 - 1), "a quarter is left");

@@ -4,7 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::HeaderValue;
 use p2pcdn_core::destination::Destinations;
-use p2pcdn_core::object::{Class, Embedding, ObjectRecord, Sha256, Sharing};
+use p2pcdn_core::object::{Class, ObjectRecord, Sha256};
 use serde_json::json;
 
 use super::*;
@@ -43,21 +43,7 @@ fn lab() -> Lab {
     for (domain, replica_name) in [("b.test", "r.b.test"), ("c.test", "r.c.test:8443")] {
         board.set_peer(domain, replica_name, exposure(1000));
     }
-    let record = ObjectRecord {
-        origin: "a.test".into(),
-        path: "/x.png".into(),
-        sha256: DIGEST,
-        size: 1 << 20,
-        content_type: "image/png".into(),
-        etag: "\"x\"".into(),
-        max_age_s: 1,
-        stale_if_error_s: 0,
-        sharing: Sharing::SameOrigin,
-        embedding: Embedding::Unstated,
-        chunks: Vec::new(),
-        sequence: 1,
-        expires_s: 1,
-    };
+    let record = ObjectRecord { sha256: DIGEST, size: 1 << 20, ..testing::object_record("a.test", "/x.png", b"") };
     board.put_object(&record, Class::Image, None, u32::MAX);
     for domain in ["b.test", "c.test"] {
         board.set_holder("/x.png", &DIGEST, domain, true);

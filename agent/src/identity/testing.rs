@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use p2pcdn_core::object::{CHUNK_BYTES, Embedding, ObjectRecord, Sha256, Sharing};
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, ServerConfig};
+use sha2::Digest;
 
 use super::OUR_VERSIONS;
 use super::node_key::NodeKey;
@@ -45,6 +47,26 @@ pub(crate) fn about(domain: &str) -> AboutUs {
 /// The own record of `domain`.
 pub(crate) fn own_record(domain: &str, key: Arc<NodeKey>, db: Arc<StateDb>, now_s: u64) -> OwnRecord {
     OwnRecord::new(key, about(domain), db, now_s).unwrap()
+}
+
+/// What an origin says of an image with these bytes; expired.
+pub(crate) fn object_record(origin: &str, path: &str, bytes: &[u8]) -> ObjectRecord {
+    let hash = |bytes: &[u8]| Sha256(sha2::Sha256::digest(bytes).into());
+    ObjectRecord {
+        origin: origin.into(),
+        path: path.into(),
+        sha256: hash(bytes),
+        size: bytes.len() as u64,
+        content_type: "image/png".into(),
+        etag: "\"x\"".into(),
+        max_age_s: 1,
+        stale_if_error_s: 0,
+        sharing: Sharing::SameOrigin,
+        embedding: Embedding::Unstated,
+        chunks: bytes.chunks(CHUNK_BYTES as usize).map(hash).collect(),
+        sequence: 1,
+        expires_s: 1,
+    }
 }
 
 /// A record that is valid for the next hour.

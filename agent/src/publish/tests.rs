@@ -1,10 +1,11 @@
 use p2pcdn_core::destination::Destination;
-use p2pcdn_core::object::{Class, Embedding, Sharing};
+use p2pcdn_core::object::Class;
 use p2pcdn_core::replica_table::ReplicaTable;
 use p2pcdn_core::sync::Progress;
 use proptest::prelude::*;
 
 use super::*;
+use crate::identity::testing;
 
 fn exposure(weight: u16, lease_bytes_per_s: u64) -> Exposure {
     Exposure { weight, newcomer: false, lease_bytes_per_s }
@@ -16,19 +17,9 @@ fn board() -> Board {
 
 fn record(path: &str, version: u8) -> ObjectRecord {
     ObjectRecord {
-        origin: "a.test".into(),
-        path: path.into(),
         sha256: Sha256([version; 32]),
-        size: 1,
-        content_type: "image/png".into(),
-        etag: "\"x\"".into(),
-        max_age_s: 1,
-        stale_if_error_s: 0,
-        sharing: Sharing::SameOrigin,
-        embedding: Embedding::Unstated,
         chunks: vec![Sha256([version; 32])],
-        sequence: 1,
-        expires_s: 1,
+        ..testing::object_record("a.test", path, b"x")
     }
 }
 

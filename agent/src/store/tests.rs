@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use futures_util::TryStreamExt;
-use p2pcdn_core::object::{CHUNK_BYTES, Embedding, Sharing};
+use p2pcdn_core::object::CHUNK_BYTES;
 use sha2::Digest;
 
 use super::*;
@@ -29,22 +29,7 @@ impl Lab {
     }
 
     fn object(&self, origin: &str, path: &str, bytes: &[u8]) -> (ObjectRecord, Signed) {
-        let hash = |bytes: &[u8]| Sha256(sha2::Sha256::digest(bytes).into());
-        let record = ObjectRecord {
-            origin: origin.into(),
-            path: path.into(),
-            sha256: hash(bytes),
-            size: bytes.len() as u64,
-            content_type: "image/png".into(),
-            etag: "\"x\"".into(),
-            max_age_s: 1,
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: bytes.chunks(CHUNK_BYTES as usize).map(hash).collect(),
-            sequence: 1,
-            expires_s: u64::MAX,
-        };
+        let record = ObjectRecord { expires_s: u64::MAX, ..testing::object_record(origin, path, bytes) };
         let signed = sign(&self.key, &record).unwrap();
         (record, signed)
     }

@@ -4,13 +4,14 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use p2pcdn_core::object::{CHUNK_BYTES, Embedding, Sharing};
+use p2pcdn_core::object::CHUNK_BYTES;
 use proptest::prelude::*;
 use sha2::Digest;
 
 use super::*;
 use crate::audit::pick::Extent;
 use crate::audit::reading::Reading;
+use crate::identity::testing;
 
 const HOME: &str = "https://a.test/.well-known/p2pcdn/v1/back/a.png";
 const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0";
@@ -21,21 +22,7 @@ fn digest(bytes: &[u8]) -> Sha256 {
 }
 
 fn record(body: &[u8]) -> ObjectRecord {
-    ObjectRecord {
-        origin: "a.test".into(),
-        path: "/a.png".into(),
-        sha256: digest(body),
-        size: body.len() as u64,
-        content_type: "image/png".into(),
-        etag: "\"x\"".into(),
-        max_age_s: 1,
-        stale_if_error_s: 0,
-        sharing: Sharing::SameOrigin,
-        embedding: Embedding::Unstated,
-        chunks: body.chunks(CHUNK).map(digest).collect(),
-        sequence: 1,
-        expires_s: 2,
-    }
+    ObjectRecord { expires_s: 2, ..testing::object_record("a.test", "/a.png", body) }
 }
 
 fn expected(record: &ObjectRecord) -> Expected<'_> {

@@ -1,6 +1,5 @@
 use std::sync::LazyLock;
 
-use p2pcdn_core::object::{Embedding, Sharing};
 use proptest::prelude::*;
 
 use super::*;
@@ -13,19 +12,12 @@ static ORIGIN: LazyLock<NodeKey> = LazyLock::new(testing::node_key);
 
 fn record(path: &str, content: u8, sequence: u64) -> ObjectRecord {
     ObjectRecord {
-        origin: "origin.test".into(),
-        path: path.into(),
         sha256: Sha256([content; 32]),
-        size: 1,
-        content_type: "image/png".into(),
-        etag: "\"x\"".into(),
         max_age_s: 60,
-        stale_if_error_s: 0,
-        sharing: Sharing::SameOrigin,
-        embedding: Embedding::Unstated,
         chunks: vec![Sha256([content; 32])],
         sequence,
         expires_s: NOW_S + 3600,
+        ..testing::object_record("origin.test", path, b"x")
     }
 }
 

@@ -1,7 +1,8 @@
-use p2pcdn_core::object::{Embedding, Sha256, Sharing};
+use p2pcdn_core::object::Sha256;
 use proptest::prelude::*;
 
 use super::*;
+use crate::identity::testing;
 use crate::settings::OriginLimits;
 
 pub(crate) fn host() -> Host {
@@ -25,21 +26,7 @@ pub(crate) fn host() -> Host {
 }
 
 pub(in crate::replicate) fn record(origin: &str, size: u64) -> ObjectRecord {
-    ObjectRecord {
-        origin: origin.into(),
-        path: "/x".into(),
-        sha256: Sha256([0; 32]),
-        size,
-        content_type: "image/png".into(),
-        etag: "\"x\"".into(),
-        max_age_s: 1,
-        stale_if_error_s: 0,
-        sharing: Sharing::SameOrigin,
-        embedding: Embedding::Unstated,
-        chunks: vec![],
-        sequence: 1,
-        expires_s: 1,
-    }
+    ObjectRecord { sha256: Sha256([0; 32]), size, ..testing::object_record(origin, "/x", b"") }
 }
 
 fn usage(total: u64, origin: &str, of_origin: u64) -> Usage {

@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming as RequestBody};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use p2pcdn_core::object::{CHUNK_BYTES, Embedding, ObjectRecord, Sha256, Sharing};
+use p2pcdn_core::object::{ObjectRecord, Sha256};
 use sha2::Digest;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -121,21 +121,8 @@ impl Source {
     /// An object of its own, with what it says about it.
     pub(super) fn object(&self, path: &str, bytes: &Bytes, sequence: u64) -> Signed {
         self.has(bytes);
-        let record = ObjectRecord {
-            origin: self.domain.clone(),
-            path: path.into(),
-            sha256: digest(bytes),
-            size: bytes.len() as u64,
-            content_type: "image/png".into(),
-            etag: "\"x\"".into(),
-            max_age_s: 1,
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: bytes.chunks(CHUNK_BYTES as usize).map(digest).collect(),
-            sequence,
-            expires_s: now_s() + 3600,
-        };
+        let record =
+            ObjectRecord { sequence, expires_s: now_s() + 3600, ..testing::object_record(&self.domain, path, bytes) };
         sign(&self.key, &record).unwrap()
     }
 }

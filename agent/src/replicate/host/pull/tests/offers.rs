@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use p2pcdn_core::object::{Embedding, MAX_RECORD_LIFE_S, ObjectRecord, Sha256, Sharing};
-use sha2::Digest;
+use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord};
 use tokio::sync::mpsc;
 
 use crate::clock::now_s;
@@ -66,22 +65,8 @@ impl Offered {
     }
 
     fn record(&self, sequence: u64, bytes: &[u8]) -> (ObjectRecord, Signed) {
-        let sha256 = Sha256(sha2::Sha256::digest(bytes).into());
-        let record = ObjectRecord {
-            origin: "a.test".into(),
-            path: "/x".into(),
-            sha256,
-            size: bytes.len() as u64,
-            content_type: "image/png".into(),
-            etag: "\"x\"".into(),
-            max_age_s: 1,
-            stale_if_error_s: 0,
-            sharing: Sharing::SameOrigin,
-            embedding: Embedding::Unstated,
-            chunks: vec![sha256],
-            sequence,
-            expires_s: now_s() + 3600,
-        };
+        let record =
+            ObjectRecord { sequence, expires_s: now_s() + 3600, ..testing::object_record("a.test", "/x", bytes) };
         let signed = sign(&self.key, &record).unwrap();
         (record, signed)
     }
