@@ -27,6 +27,11 @@ use tokio_util::sync::CancellationToken;
 /// Body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// Content types of what the agent says itself.
+pub const JSON: &str = "application/json";
+/// See [`JSON`].
+pub const PLAIN: &str = "text/plain; charset=utf-8";
+
 /// Connections of one socket at the same time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 /// A client that has not sent its request head by then is cut off.
@@ -122,13 +127,13 @@ pub fn empty(status: StatusCode) -> Response<Body> {
 
 /// A short text.
 pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    with_body(status, "text/plain; charset=utf-8", text.into())
+    with_body(status, PLAIN, text.into())
 }
 
 /// A value as JSON.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
     match serde_json::to_vec(value) {
-        Ok(bytes) => with_body(status, "application/json", bytes.into()),
+        Ok(bytes) => with_body(status, JSON, bytes.into()),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

@@ -205,11 +205,10 @@ impl Auditor {
         holding.rotate_left(first);
         let per_day: f64 = state.peers.values().map(|peer| peer.traffic.per_day()).sum();
         let typical = per_day / holding.len().max(1) as f64;
-        let needs: Vec<Need> = self
-            .parts
-            .book
-            .judge(|reputation, now_ms| holding.iter().map(|domain| reputation.need(domain, now_ms)).collect());
-        let formulas = self.parts.book.judge(|reputation, _| reputation.formulas().clone());
+        let (formulas, needs): (_, Vec<Need>) = self.parts.book.judge(|reputation, now_ms| {
+            let needs = holding.iter().map(|domain| reputation.need(domain, now_ms));
+            (reputation.formulas().clone(), needs.collect())
+        });
         let (mut redirected, mut audited) = (0, 0);
         for peer in state.peers.values_mut() {
             redirected += std::mem::take(&mut peer.redirected_bytes);
@@ -248,7 +247,7 @@ impl Auditor {
     async fn audit(&self, domain: &str, hinted: Option<Copy>) {
         let is_hinted = hinted.is_some();
         let Some(object) = self.choose(domain, hinted) else { return };
-        let Some(holder) = self.parts.holders.list().remove(domain) else { return };
+        let Some(holder) = self.parts.holders.get(domain) else { return };
         let record = &object.record;
         let extent = extent(object.class, record.size, draw);
         let path = format!("{REPLICA_PREFIX}{}/{}{}", self.domain, record.sha256, record.path);

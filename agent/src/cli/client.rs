@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::http_server::read_body;
+use crate::http_server::{JSON, PLAIN, read_body};
 use crate::identity::{Refusal, plain};
 use crate::settings::{LocalAddress, Settings};
 
@@ -63,9 +63,6 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Longest answer in bytes: a list of a million objects.
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 
-/// What the agent's answers are.
-const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; charset=utf-8";
 /// Longest refusal that is shown, in characters; those of agents have a line each.
 const MAX_LINE: usize = 300;
 

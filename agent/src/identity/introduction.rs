@@ -32,10 +32,12 @@ pub enum IntroductionError {
     #[error(transparent)]
     Egress(#[from] EgressError),
     /// The site answered, but not with the document.
-    #[error("https://{domain}{PEER_DOCUMENT_PATH} answers {status}; is p2pcdn set up there?")]
+    #[error("https://{authority}{path} answers {status}; is p2pcdn set up there?")]
     Status {
-        /// The domain asked.
-        domain: String,
+        /// The site or replica name asked.
+        authority: String,
+        /// The document asked for.
+        path: &'static str,
         /// Its answer.
         status: StatusCode,
     },
@@ -80,12 +82,7 @@ pub async fn fetch_peer_record(
     domain: &str,
     now_s: u64,
 ) -> Result<Introduction, IntroductionError> {
-    let response = connector.get_web(domain, PEER_DOCUMENT_PATH, MAX_DOCUMENT_BYTES, TIMEOUT).await?;
-    if response.status != StatusCode::OK {
-        return Err(IntroductionError::Status { domain: domain.into(), status: response.status });
-    }
-    let mut introduction = check(serde_json::from_slice(&response.body)?, now_s)?;
-    introduction.network = response.remote.map(network);
+    let introduction = fetch(connector, domain, PEER_DOCUMENT_PATH, TIMEOUT, now_s).await?;
     if introduction.record.domain != domain {
         return Err(IntroductionError::Domain { domain: domain.into(), claimed: introduction.record.domain });
     }
@@ -100,13 +97,25 @@ pub async fn proves_replica_name(
     patience: Duration,
     now_s: u64,
 ) -> Result<bool, IntroductionError> {
-    let name = &peer.replica_name;
-    let response = connector.get_web(name, REPLICA_PREFIX, MAX_DOCUMENT_BYTES, patience).await?;
+    let shown = fetch(connector, &peer.replica_name, REPLICA_PREFIX, patience, now_s).await?.record;
+    let says = |record: &PeerRecord| (record.node_key, record.domain.clone(), record.replica_name.clone());
+    Ok(says(&shown) == says(peer))
+}
+
+/// The peer record that is shown there, checked by itself.
+async fn fetch(
+    connector: &Connector,
+    authority: &str,
+    path: &'static str,
+    patience: Duration,
+    now_s: u64,
+) -> Result<Introduction, IntroductionError> {
+    let response = connector.get_web(authority, path, MAX_DOCUMENT_BYTES, patience).await?;
     if response.status != StatusCode::OK {
-        return Err(IntroductionError::Status { domain: name.clone(), status: response.status });
+        return Err(IntroductionError::Status { authority: authority.into(), path, status: response.status });
     }
-    let shown = check(serde_json::from_slice(&response.body)?, now_s)?.record;
-    Ok(shown.node_key == peer.node_key && shown.domain == peer.domain && shown.replica_name == *name)
+    let introduction = check(serde_json::from_slice(&response.body)?, now_s)?;
+    Ok(Introduction { network: response.remote.map(network), ..introduction })
 }
 
 /// Checks a signed peer record by itself; that its signer speaks for the domain in it remains to be proven.

@@ -50,7 +50,7 @@ pub use plain::plain;
 pub use roster::{Introduced, OpenBounds, Peer, RosterBounds, Standing};
 pub use sequence::{Counter, CounterError};
 pub use signed::{Signed, SignedError, Statement, sign};
-pub use tls::{NodeCertificate, TlsSetupError, web_client_config};
+pub use tls::{NodeCertificate, TlsSetupError, check_extra_root, web_client_config};
 pub use web::WebResponse;
 
 /// Protocol versions that this agent speaks, lowest first.

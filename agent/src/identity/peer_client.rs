@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::connector::{Connector, EgressError};
 use super::plain::plain;
 use super::tls::{NodeCertificate, PeerCertificateError, TlsSetupError, peer_node_key};
+use crate::http_server::JSON;
 
 /// Asks peers over mutual TLS; only the holder of the pinned key is ever talked to.
 pub struct PeerClient {
@@ -156,7 +157,7 @@ impl PeerClient {
         request: &Q,
     ) -> Result<Response<Incoming>, PeerClientError> {
         let body = serde_json::to_vec(request).map_err(|error| PeerClientError::Request(error.into()))?;
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(JSON))]);
         self.send(peer, Method::POST, path, headers, body.into()).await
     }
 

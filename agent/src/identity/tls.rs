@@ -141,9 +141,7 @@ pub fn web_client_config(extra_roots: &[PathBuf]) -> Result<Arc<ClientConfig>, T
         tracing::warn!(%error, "some root certificates of the system cannot be used");
     }
     roots.add_parsable_certificates(native.certs);
-    for path in extra_roots {
-        add_roots(&mut roots, path).map_err(|reason| TlsSetupError::ExtraRoot { path: path.clone(), reason })?;
-    }
+    extra_roots.iter().try_for_each(|path| add_extra_roots(&mut roots, path))?;
     if roots.is_empty() {
         return Err(TlsSetupError::NoRoots);
     }
@@ -153,6 +151,15 @@ pub fn web_client_config(extra_roots: &[PathBuf]) -> Result<Arc<ClientConfig>, T
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Whether there are certificates in a PEM file of `extra_roots`.
+pub fn check_extra_root(path: &Path) -> Result<(), TlsSetupError> {
+    add_extra_roots(&mut RootCertStore::empty(), path)
+}
+
+fn add_extra_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsSetupError> {
+    add_roots(roots, path).map_err(|reason| TlsSetupError::ExtraRoot { path: path.into(), reason })
 }
 
 fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), ExtraRootError> {

@@ -212,7 +212,7 @@ impl LocalApi {
 
     pub(super) fn peer_status(&self, domain: &str) -> PeerStatus {
         let standing = self.membership.standing(domain);
-        let holder = self.holders.list().remove(domain);
+        let holder = self.holders.get(domain);
         let trouble = self.introducer.contact(domain).and_then(|contact| contact.last_error);
         let (state, note) = match &standing {
             None | Some(Standing::Invited) => (PeerState::Invited, trouble.unwrap_or_else(|| "not met yet".into())),

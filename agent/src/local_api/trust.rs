@@ -86,7 +86,7 @@ impl LocalApi {
         if let Some(auditor) = self.auditor.as_ref().filter(|_| path == TRUST_FORGIVE_PATH) {
             auditor.forgiven(&domain);
         }
-        let needed = self.holders.list().get(&domain).map_or(0.0, |holder| holder.redirected_bytes_per_s);
+        let needed = self.holders.get(&domain).map_or(0.0, |holder| holder.redirected_bytes_per_s);
         let why: Option<Explanation> = self.book.judge(|reputation, now_ms| reputation.why(&domain, needed, now_ms));
         self.holders.review();
         match why.filter(|_| is_known) {

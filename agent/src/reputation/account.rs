@@ -307,7 +307,8 @@ impl Account {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// As much of a text as is kept.
+pub(super) fn shorten(text: &str) -> String {
     text.chars()
         .scan(0, |bytes, c| {
             *bytes += c.len_utf8();

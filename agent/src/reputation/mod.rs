@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use account::{Account, Cause, Event, Membership, Verdict};
+use account::{Account, Cause, Event, Membership, Verdict, shorten};
 use formulas::Formulas;
 use integrity::Integrity;
 
@@ -196,7 +196,7 @@ impl Reputation {
     /// A proof that anybody can check convicts a peer, and whatever else is below its registrable domain.
     pub fn convicted(&mut self, domain: &str, because: &str, now_ms: u64) {
         let Some(marks) = marks_of(&mut self.marks, domain) else { return };
-        let because: String = because.chars().take(256).collect();
+        let because = shorten(because);
         if marks.convicted.is_none() && !marks.pardoned.contains(&because) {
             marks.convicted = Some(because.clone());
             self.note(domain, Event::Convicted { because }, now_ms);

@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 use super::Settings;
 use super::keys::{KeyError, SettingsErrors};
 use crate::catalogue::files::ContentDirectory;
-use crate::identity::{TlsSetupError, web_client_config};
+use crate::identity::check_extra_root;
 use crate::store::{Place, has_bucket_keys};
 
 impl Settings {
@@ -23,8 +23,7 @@ impl Settings {
             wrong("site.directory", format!("{}: {error}; {remedy}", directory.display()));
         }
         for path in &self.extra_roots {
-            // Whatever else is wrong with TLS is not the settings' fault.
-            if let Err(error @ TlsSetupError::ExtraRoot { .. }) = web_client_config(std::slice::from_ref(path)) {
+            if let Err(error) = check_extra_root(path) {
                 wrong("trust.extra_roots", format!("{error}; name PEM files with certificates, or none"));
             }
         }

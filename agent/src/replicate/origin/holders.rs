@@ -327,6 +327,11 @@ impl Holders {
         judge::possible(holders.len() + proven, strangers)
     }
 
+    /// One of them.
+    pub fn get(&self, domain: &str) -> Option<Holder> {
+        self.holders().get(domain).cloned()
+    }
+
     /// All of them, by domain.
     pub fn list(&self) -> BTreeMap<String, Holder> {
         self.holders().clone()

@@ -55,7 +55,7 @@ impl Sharer {
         let domain = &peer.record.domain;
         self.send_leaving(peer).await?;
         // The table has to know the host before its first acknowledgement can arrive.
-        let mut is_known = self.holders.list().contains_key(domain);
+        let mut is_known = self.holders.get(domain).is_some();
         let mut has_asked = false;
         // A peer that was removed meanwhile has no talk any more.
         while self.talks().contains_key(domain) {
