@@ -1,13 +1,14 @@
 //! A replica that rots at its host is withdrawn; no client ever gets its bytes.
 
 use http::HeaderMap;
+use p2pcdn_tests::content::digest;
 use p2pcdn_tests::{Site, poll};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{
-    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, damage, fetch, fill, get, lab, location, observe, peer,
-    placed, redirect, replica_url, under_load,
+    IN_A_ROW, PATIENCE, assert_sound, befriend, body_digest, damage, fetch, fill, get, lab, location, observe, placed,
+    redirect, replica_url, under_load,
 };
 
 async fn holders(site: &Site, path: &str) -> Result<Vec<Value>, String> {
@@ -63,20 +64,30 @@ async fn what_rots_without_a_trace_and_is_asked_for_by_nobody_is_found_by_the_sc
     // A pass of the scrub every 3.6 seconds.
     sites[1].set("lab.time_scale", 0.001);
     befriend(&mut sites).await;
-    let [alpha, beta] = &sites;
+    let [alpha, beta] = &mut sites;
     let sha256 = alpha.content.objects()[1].versions[0];
     let hex = sha256.to_string();
     let blob = beta.directory().join("state/replicas/blobs").join(&hex[..2]).join(&hex);
     let modified = std::fs::metadata(&blob).unwrap().modified().unwrap();
+
+    // Neither a probe nor an audit comes first.
+    alpha.agent.stop().await.unwrap();
     damage(beta, sha256);
     std::fs::File::options().write(true).open(&blob).unwrap().set_modified(modified).unwrap();
-    poll(PATIENCE, "word of the loss", async || match peer(alpha, beta).await? {
-        said if said["withdrawn_for"]["lost"] == 1 => Ok(()),
-        said => Err(said.to_string()),
-    })
+    poll(
+        PATIENCE,
+        "the end of the damaged bytes",
+        async || {
+            if blob.exists() { Err("they are still there") } else { Ok(()) }
+        },
+    )
     .await
     .unwrap();
+
+    alpha.start_agent().unwrap();
+    alpha.ready().await.unwrap();
     placed(alpha, beta).await;
+    assert_eq!(digest(&std::fs::read(&blob).unwrap()), sha256);
 }
 
 #[tokio::test]

@@ -62,9 +62,9 @@ impl Thread {
         for entry in fs::read_dir(format!("/proc/{process}/task"))? {
             let entry = entry?;
             let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-            if fs::read_to_string(entry.path().join("comm"))?.trim_end() == name
-                && let Some(id) = id
-            {
+            // It may have ended since it was listed.
+            let is_it = fs::read_to_string(entry.path().join("comm")).is_ok_and(|found| found.trim_end() == name);
+            if let (true, Some(id)) = (is_it, id) {
                 return Ok(Some(Self { process, id }));
             }
         }
