@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use p2pcdn_core::object::ObjectRecord;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use tokio::sync::Semaphore;
 
 use super::guise::Guise;
 use super::pick::Extent;
@@ -111,19 +112,31 @@ impl AuditClient {
 
 /// Reads as much as is needed, or comes by the deadline.
 async fn read(mut body: Incoming, mut reading: Reading<'_>, deadline: tokio::time::Instant) -> Body {
-    while !reading.has_enough() {
-        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else { return reading.finish(End::Late) };
-        match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    reading.take(data);
-                }
-            }
-            Some(Err(_)) => return reading.finish(End::Broken),
-            None => return reading.finish(End::Announced),
+    let end = loop {
+        if reading.has_enough() {
+            break End::Enough;
         }
+        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else { break End::Late };
+        match frame {
+            Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|data| reading.take(data)),
+            Some(Err(_)) => break End::Broken,
+            None => break End::Announced,
+        }
+    };
+    finish(reading, end).await
+}
+
+/// Decodes where nobody has to wait for it, and one body at a time.
+async fn finish(reading: Reading<'_>, end: End) -> Body {
+    static DECODING: Semaphore = Semaphore::const_new(1);
+    if !reading.is_coded() {
+        return reading.finish(end);
     }
-    reading.finish(End::Enough)
+    let unread = reading.unread(end);
+    let reading = reading.into_owned();
+    let _turn = DECODING.acquire().await;
+    // What makes a decoder panic is no object in any browser.
+    tokio::task::spawn_blocking(move || reading.finish(end)).await.unwrap_or(unread)
 }
 
 /// What a `Content-Range` says of the length of it all.

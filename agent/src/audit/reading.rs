@@ -1,5 +1,7 @@
 //! Compares the body of an answer as it comes, so that no more of it is held than a chunk.
 
+use std::borrow::Cow;
+
 use p2pcdn_core::object::{CHUNK_BYTES, ObjectRecord, Sha256};
 use sha2::Digest;
 
@@ -81,7 +83,7 @@ impl<'a> Reading<'a> {
             (extent.from, extent.until)
         };
         Self {
-            comparison: Comparison::new(record, begin),
+            comparison: Comparison::new(Cow::Borrowed(record), begin),
             until,
             codings: codings(content_encoding),
             is_success: (200..300).contains(&status),
@@ -110,6 +112,27 @@ impl<'a> Reading<'a> {
         }
         let is_to_the_end = self.until == self.comparison.record.size;
         self.comparison.at > self.until || (self.comparison.at == self.until && !is_to_the_end)
+    }
+
+    /// Whether [`Reading::finish`] has work to do that takes a while.
+    pub fn is_coded(&self) -> bool {
+        !self.codings.is_empty()
+    }
+
+    /// What it is as long as nobody has decoded it.
+    pub fn unread(&self, end: End) -> Body {
+        let decoded = Decoded::Partly;
+        let bytes = self.bytes;
+        Body { bytes, end, decoded, is_wrong: false, is_sound: false, is_full: false, digest: None, is_image: false }
+    }
+
+    /// The same, with a record of its own.
+    pub fn into_owned(self) -> Reading<'static> {
+        let Self { comparison, until, codings, is_success, can_decode, held, bytes } = self;
+        let Comparison { record, begin, at, chunk, whole, is_wrong, is_sound } = comparison;
+        let record = Cow::Owned(record.into_owned());
+        let comparison = Comparison { record, begin, at, chunk, whole, is_wrong, is_sound };
+        Reading { comparison, until, codings, is_success, can_decode, held, bytes }
     }
 
     /// What it was.
@@ -146,7 +169,7 @@ impl<'a> Reading<'a> {
 }
 
 struct Comparison<'a> {
-    record: &'a ObjectRecord,
+    record: Cow<'a, ObjectRecord>,
     begin: u64,
     at: u64,
     /// What came of the chunk that is coming.
@@ -157,7 +180,7 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(record: &'a ObjectRecord, begin: u64) -> Self {
+    fn new(record: Cow<'a, ObjectRecord>, begin: u64) -> Self {
         let whole = sha2::Sha256::new();
         Self { record, begin, at: begin, chunk: Vec::new(), whole, is_wrong: false, is_sound: false }
     }
