@@ -50,8 +50,22 @@ async fn a_return_url_opens_neither_internal_locations_nor_the_agent() {
             }
         }
         assert_eq!(status(&format!("{BACK}/closed")).await.0, StatusCode::FORBIDDEN);
-        let nested = format!("{}/images/0.png", BACK.repeat(40));
-        assert_eq!(status(&nested).await.0, StatusCode::NOT_FOUND, "{nginx:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_return_url_comes_back_once_however_it_is_spelled() {
+    for nginx in BOTH {
+        let (lab, site) = site(nginx).await;
+        let meant = site.content.path(0);
+        for again in [BACK.repeat(40), format!("/{BACK}"), BACK.replace("/.", "/%2e"), format!("/x/..{BACK}")] {
+            let url = site.url(&format!("{BACK}{again}{meant}"));
+            assert_eq!(
+                get(&lab.client, &url, &HeaderMap::new()).await.status(),
+                StatusCode::NOT_FOUND,
+                "{nginx:?} {url}"
+            );
+        }
     }
 }
 
