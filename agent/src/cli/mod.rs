@@ -110,7 +110,8 @@ enum Command {
     /// Reads the page's policies and what it loads, and asks the running agent for the peers that hold replicas, each of which is
     /// tried. The exit status is 5 if something would go wrong.
     Doctor(doctor::DoctorArgs),
-    /// Copy what makes this site itself to its peers into a file: node key, peers and how far its sequences have got.
+    /// Copy what makes this site itself to its peers into a file: node key, peers and what is known of them,
+    /// denials, and how far its sequences have got.
     ///
     /// The agent has to be stopped. Replicas and objects are not in it, they come back by themselves.
     Backup(backup::BackupArgs),

@@ -4,7 +4,7 @@
 //! wanting within a day, and clearly more often than the site's other hosts: that has it audited. If those audits are clean, and
 //! browsers in three further networks go on to find it wanting, hours apart, then it tells auditors from browsers, and its redirects are
 //! suspended. Since it is always this site that chooses which host a browser looks at (see `tokens`), broken browsers show at all hosts
-//! alike and move nothing. Whoever has browsers, or what passes for them, in six networks for half a day and says nothing but good of all
+//! alike and move nothing. Whoever has browsers, or what passes for them, in six networks for six hours and says nothing but good of all
 //! other hosts can still have one suspended; no burst of reports can.
 
 mod bounds;
