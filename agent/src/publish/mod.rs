@@ -4,7 +4,7 @@
 mod log;
 mod sets;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,6 +32,8 @@ struct Inner {
     paths: HashMap<u64, Arc<str>>,
     peers: Vec<Peer>,
     numbers: HashMap<String, u16>,
+    /// Numbers of forgotten peers, of the one that has been longest first.
+    forgotten: VecDeque<u16>,
     blocked_at_first: Destinations,
     log: ChangeLog,
     /// Each path once, so never more than there are objects, and those that went since somebody looked.
@@ -43,9 +45,10 @@ struct Object {
     holders: BTreeSet<u16>,
 }
 
-/// A peer's number is its place in the list and is never given to another one.
+/// A peer's number is its place in the list.
 struct Peer {
     domain: String,
+    is_forgotten: bool,
     row: HolderRow,
     /// Keys of what it holds.
     held: BTreeSet<u64>,
@@ -205,27 +208,35 @@ impl Board {
         }
     }
 
-    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects.
+    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects. Only then does a peer get the number
+    /// of one that was forgotten, so that no gate has anything to report of that any more.
     pub fn set_peer(&self, domain: &str, authority: &str, exposure: Exposure) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let at = inner.number(domain).map_or(inner.peers.len(), usize::from);
-        if at >= MAX_HOLDERS {
-            return false;
-        }
+        let Some(at) = inner.number_for(domain).map(usize::from) else { return false };
         // What a policy says about one name says nothing about another.
-        let known = inner.peers.get(at).filter(|peer| peer.row.authority == authority);
+        let known = inner.peers.get(at).filter(|peer| peer.domain == domain && peer.row.authority == authority);
         let blocked = known.map_or(inner.blocked_at_first, |peer| peer.row.blocked);
         let Exposure { weight, newcomer, lease_bytes_per_s } = exposure;
         let row =
             HolderRow { id: at as u16, authority: authority.to_owned(), weight, newcomer, lease_bytes_per_s, blocked };
         match inner.peers.get_mut(at) {
-            Some(peer) if peer.row == row => return true,
-            Some(peer) => peer.row = row.clone(),
-            None => {
+            Some(peer) if peer.domain == domain && peer.row == row => return true,
+            Some(peer) if peer.domain == domain => peer.row = row.clone(),
+            other => {
+                let (held, row) = (BTreeSet::new(), row.clone());
+                let peer = Peer { domain: domain.to_owned(), is_forgotten: false, row, held, sampled: 0 };
+                let former = match other {
+                    Some(other) => Some(std::mem::replace(other, peer).domain),
+                    None => {
+                        inner.peers.push(peer);
+                        None
+                    }
+                };
+                if let Some(former) = former {
+                    inner.numbers.remove(&former);
+                }
                 inner.numbers.insert(domain.to_owned(), at as u16);
-                let held = BTreeSet::new();
-                inner.peers.push(Peer { domain: domain.to_owned(), row: row.clone(), held, sampled: 0 });
             }
         }
         inner.log.put_holder(row);
@@ -256,13 +267,16 @@ impl Board {
         peer.map_or(inner.blocked_at_first, |peer| peer.row.blocked)
     }
 
-    /// Forgets every copy that a peer holds.
+    /// Forgets every copy that a peer holds, and the peer if need be.
     pub fn forget_holder(&self, domain: &str) {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let Some(number) = inner.number(domain) else { return };
-        let held = inner.peers.get_mut(usize::from(number)).map(|peer| std::mem::take(&mut peer.held));
-        for key in held.into_iter().flatten() {
+        let Some(peer) = inner.peers.get_mut(usize::from(number)) else { return };
+        if !std::mem::replace(&mut peer.is_forgotten, true) {
+            inner.forgotten.push_back(number);
+        }
+        for key in std::mem::take(&mut peer.held) {
             let Some(path) = inner.paths.get(&key).cloned() else { continue };
             if let Some(object) = inner.objects.get_mut(&path).filter(|object| object.holders.contains(&number)) {
                 object.holders.remove(&number);
@@ -402,6 +416,19 @@ impl Board {
 impl Inner {
     fn number(&self, domain: &str) -> Option<u16> {
         self.numbers.get(domain).copied()
+    }
+
+    /// The number that a peer has or gets.
+    fn number_for(&mut self, domain: &str) -> Option<u16> {
+        if let Some(number) = self.number(domain) {
+            let peer = self.peers.get_mut(usize::from(number))?;
+            if std::mem::take(&mut peer.is_forgotten) {
+                self.forgotten.retain(|forgotten| *forgotten != number);
+            }
+            return Some(number);
+        }
+        let next = u16::try_from(self.peers.len()).ok().filter(|next| usize::from(*next) < MAX_HOLDERS);
+        next.or_else(|| self.forgotten.pop_front())
     }
 
     /// An object is held no more.

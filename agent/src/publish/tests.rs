@@ -101,6 +101,31 @@ fn a_former_peer_is_no_holder_any_more() {
 }
 
 #[test]
+fn newcomers_get_the_numbers_of_forgotten_peers_once_all_are_given_and_nothing_that_was_theirs() {
+    let (board, mut vm) = (board(), Vm::new());
+    let set = |domain: &str| board.set_peer(domain, &format!("r.{domain}"), exposure(1000, 10));
+    let all: Vec<String> = (0..MAX_HOLDERS).map(|number| format!("{number}.test")).collect();
+    assert!(all.iter().all(|domain| set(domain)));
+    assert!(!set("late.test"));
+    board.put_object(&record("/x", 1), Class::Image, None, u32::MAX);
+    let sha256 = Sha256([1; 32]);
+    all[..4].iter().for_each(|domain| board.set_holder("/x", &sha256, domain, true));
+    all[1..4].iter().for_each(|domain| board.forget_holder(domain));
+    board.forget_holder(&all[2]);
+    assert!(set(&all[1]), "back before anybody got the number");
+
+    assert!(set("late.test") && set("later.test") && !set("last.test"));
+    assert_eq!(board.domain_of(2).as_deref(), Some("late.test"), "forgotten longest");
+    assert_eq!(board.held_by("late.test"), 0);
+    assert!(!set(&all[2]), "its number is another's");
+    board.set_holder("/x", &sha256, "later.test", true);
+    vm.step(&board);
+    let mut told = vm.holders(&board, "/x").unwrap();
+    told.sort();
+    assert_eq!(told, ["r.0.test", "r.later.test"]);
+}
+
+#[test]
 fn a_vm_of_another_session_starts_again() {
     let board = board();
     board.set_peer("b.test", "r.b.test", exposure(1000, 10));
@@ -186,6 +211,7 @@ enum Event {
     Remove(u8),
     Hold(u8, u8, u8, bool),
     Peer(u8, u16),
+    Forget(u8),
     Sync,
 }
 
@@ -195,6 +221,7 @@ fn event() -> impl Strategy<Value = Event> {
         (0..6u8).prop_map(Event::Remove),
         (0..6u8, 0..3u8, 0..4u8, any::<bool>()).prop_map(|(p, v, d, h)| Event::Hold(p, v, d, h)),
         (0..4u8, 0..=1000u16).prop_map(|(domain, weight)| Event::Peer(domain, weight)),
+        (0..4u8).prop_map(Event::Forget),
         Just(Event::Sync),
     ]
 }
@@ -213,6 +240,7 @@ proptest! {
                 Event::Peer(domain, weight) => {
                     board.set_peer(&format!("{domain}.test"), &format!("{domain}.test"), exposure(weight, 1));
                 }
+                Event::Forget(domain) => board.forget_holder(&format!("{domain}.test")),
                 Event::Sync => vm.step(&board),
             }
         }
