@@ -50,12 +50,28 @@ pub struct ReplicaStore {
     index: Mutex<Index>,
     /// Held while index, metadata and blobs change together.
     changing: tokio::sync::Mutex<()>,
-    /// Held while a blob is read in whole because somebody waits for it.
-    verifying: tokio::sync::Mutex<()>,
+    /// Held while a blob is read in whole because somebody waits for it; a large one holds up no small one.
+    verifying: Turns,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
     /// `None` if blobs are anywhere else than in a directory of this machine.
     open: OpenFiles,
+}
+
+/// Who reads next.
+#[derive(Default)]
+struct Turns {
+    small: tokio::sync::Mutex<()>,
+    large: tokio::sync::Mutex<()>,
+}
+
+impl Turns {
+    /// Bytes from which a blob is large: no probe waits for so many.
+    const LARGE: u64 = 16 << 20;
+
+    fn of(&self, bytes: u64) -> &tokio::sync::Mutex<()> {
+        if bytes < Self::LARGE { &self.small } else { &self.large }
+    }
 }
 
 /// What an object store says about a blob; a blob whose stamp has changed is verified anew.
@@ -105,7 +121,7 @@ impl ReplicaStore {
             health,
             index: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            verifying: tokio::sync::Mutex::default(),
+            verifying: Turns::default(),
             verified: Mutex::default(),
             open: OpenFiles::new(),
         };
@@ -266,7 +282,7 @@ impl ReplicaStore {
         }
         let (store, record) = (self.clone(), record.clone());
         let reading = tokio::spawn(async move {
-            let _turn = store.verifying.lock().await;
+            let _turn = store.verifying.of(record.size).lock().await;
             if store.is_verified(&record.sha256).await? { Ok(()) } else { store.scrub(&record).await }
         });
         reading.await.unwrap_or(Err(ReadError::Corrupt))

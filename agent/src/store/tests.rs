@@ -265,6 +265,15 @@ async fn changed_bytes_on_disk_are_noticed_before_they_are_served() {
 }
 
 #[tokio::test]
+async fn a_large_blob_that_is_read_holds_up_no_small_one() {
+    let lab = Lab::new().await;
+    let record = lab.take_in("a.test", "/x", b"whole").await;
+    let lab = lab.restart().await;
+    let _reading = lab.store.verifying.of(1 << 30).lock().await;
+    lab.store.verify(&record).await.unwrap();
+}
+
+#[tokio::test]
 async fn open_replicas_are_served_until_they_change_and_closed_when_they_go() {
     let lab = Lab::new().await;
     let record = lab.take_in("a.test", "/x", b"whole").await;
