@@ -24,6 +24,7 @@ pub mod known_time;
 pub mod load;
 pub mod local_api;
 pub mod nginx_map;
+pub mod pause;
 pub mod policy;
 pub mod publish;
 pub mod replicate;

@@ -38,6 +38,7 @@ use crate::known_time;
 use crate::load::LoadMeter;
 use crate::local_api::LocalApi;
 use crate::nginx_map::NginxMap;
+use crate::pause::Pause;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::host::bookkeeper::Bookkeeper;
@@ -137,6 +138,11 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     ));
     let holders = Arc::new(Holders::new(board.clone(), book.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
+    let pause = Pause::new(db.clone());
+    if pause.read().map_err(RunError::Pause)? {
+        tracing::warn!("redirects are paused, as the operator said: p2pcdn resume brings them back");
+        load.lock().unwrap_or_else(PoisonError::into_inner).set_killed(true);
+    }
     let metrics = Arc::new(Metrics::default());
     let source = Source::open(&settings.site, &settings.share, state).await?;
     let (catalogue, finder) = source
@@ -285,6 +291,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         decider: Arc::new(Decider::new(&settings.decide, knows_tags, getrandom::u64()?)),
         nginx_map: nginx_map.clone(),
         load: load.clone(),
+        pause,
         holders: holders.clone(),
         membership: membership.clone(),
         introducer: introducer.clone(),

@@ -101,7 +101,7 @@ enum Command {
     /// New offers are declined, origins are told to redirect nobody here any more, and once nobody comes the bytes go. Waits for that;
     /// when interrupted, or after a restart, the agent goes on by itself. This site's own objects stay with its peers.
     Leave(leave::LeaveArgs),
-    /// Stop all redirects in every worker within a few ticks, until `resume` or a restart.
+    /// Stop all redirects in every worker within a few ticks, until `resume`.
     Pause,
     /// Resume redirects after `pause`.
     Resume,

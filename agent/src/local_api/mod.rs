@@ -23,6 +23,7 @@ use crate::http_server::{Body, json, read_body, text, with_body};
 use crate::identity::{Introducer, Membership, Refusal};
 use crate::load::LoadMeter;
 use crate::nginx_map::NginxMap;
+use crate::pause::Pause;
 use crate::policy::watch::PolicyWatch;
 use crate::publish::Board;
 use crate::replicate::host::pull::Puller;
@@ -52,6 +53,8 @@ pub struct LocalApi {
     pub nginx_map: Option<Arc<NginxMap>>,
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
+    /// What the operator said of redirects.
+    pub pause: Pause,
     /// Who can be redirected to.
     pub holders: Arc<Holders>,
     /// Who is a peer.
@@ -157,8 +160,8 @@ impl LocalApi {
             (&Method::GET, LEAVE_PATH) => json(StatusCode::OK, &self.departure()),
             (&Method::POST, LEAVE_PATH) => self.leave(request).await,
             (&Method::POST, NGINX_MAP_PATH) => self.write_nginx_map().await,
-            (&Method::POST, PAUSE_PATH) => self.set_killed(true),
-            (&Method::POST, RESUME_PATH) => self.set_killed(false),
+            (&Method::POST, PAUSE_PATH) => self.set_paused(true),
+            (&Method::POST, RESUME_PATH) => self.set_paused(false),
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),
         }
     }
@@ -191,10 +194,15 @@ impl LocalApi {
         json(StatusCode::OK, &catalogue.purge(&purge).await)
     }
 
-    fn set_killed(&self, killed: bool) -> Response<Body> {
-        tracing::warn!("redirects {} by the operator", if killed { "paused" } else { "resumed" });
-        self.load().set_killed(killed);
-        json(StatusCode::OK, &self.status())
+    /// In force at once, and refused only as to the time after a restart.
+    fn set_paused(&self, is_paused: bool) -> Response<Body> {
+        let done = if is_paused { "paused" } else { "resumed" };
+        tracing::warn!("redirects {done} by the operator");
+        self.load().set_killed(is_paused);
+        match self.pause.write(is_paused) {
+            Ok(()) => json(StatusCode::OK, &self.status()),
+            Err(error) => refuse("not_saved", format!("redirects are {done}, but only until a restart: {error}")),
+        }
     }
 
     fn load(&self) -> MutexGuard<'_, LoadMeter> {

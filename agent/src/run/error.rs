@@ -55,6 +55,9 @@ pub enum RunError {
     /// Replicas could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Whether redirects are paused could not be read.
+    #[error("the operator's pause in state.redb: {0}")]
+    Pause(Box<redb::Error>),
     /// The terms of hosting could not be read.
     #[error(transparent)]
     Terms(#[from] TermsError),
