@@ -5,17 +5,17 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use p2pcdn_core::peer::{NodeKey as PublicKey, PEER_DOCUMENT_PATH};
 use serde::{Deserialize, Serialize};
 
 use super::OUR_VERSIONS;
 use super::introducer::{Introducer, MeetError, backoff};
 use super::introduction::{Introduction, IntroductionError, check};
-use super::membership::MembershipError;
+use super::membership::{Membership, MembershipError};
 use super::peer_client::Refusal;
 use super::peer_listener::PeerIdentity;
 use super::plain::plain;
@@ -92,6 +92,9 @@ pub enum HelloRefusal {
     /// The domain's document is being fetched, or could not be had just now.
     #[error("your document is being checked or could not be had a moment ago; try again later")]
     TryLater,
+    /// The key has said hello too often of late.
+    #[error("you say hello too often; try again later")]
+    TooOften,
     /// This side's fault.
     #[error("this agent cannot store what it learnt")]
     Storage(#[from] MembershipError),
@@ -105,6 +108,7 @@ impl HelloRefusal {
             Self::NotInvited { .. } | Self::KeyChanged { .. } | Self::KeyMismatch(_) => StatusCode::FORBIDDEN,
             Self::DialBack(_) => StatusCode::BAD_GATEWAY,
             Self::TryLater | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -122,6 +126,7 @@ impl HelloRefusal {
             Self::KeyMismatch(_) => "key_mismatch",
             Self::DialBack(_) => "dial_back_failed",
             Self::TryLater => "try_later",
+            Self::TooOften => "too_often",
             Self::Storage(_) => "storage",
         }
     }
@@ -133,13 +138,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 impl Introducer {
     /// The route [`HELLO_PATH`] of the peer listener.
     pub async fn hello_route(&self, identity: PeerIdentity, request: Request<Incoming>) -> Response<Body> {
-        let body = Limited::new(request.into_body(), MAX_HELLO_BYTES).collect();
-        let answer = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => self.answer_hello(&identity, &body.to_bytes()).await,
-            Ok(Err(error)) => Err(HelloRefusal::Malformed(error)),
-            Err(late) => Err(HelloRefusal::Malformed(late.into())),
-        };
-        match answer {
+        match self.read_hello(&identity, request).await {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(refused) => {
                 let code = refused.code();
@@ -149,6 +148,22 @@ impl Introducer {
                 }
                 json(refused.status(), &Refusal { error: code.into(), remedy: refused.to_string() })
             }
+        }
+    }
+
+    async fn read_hello(
+        &self,
+        identity: &PeerIdentity,
+        request: Request<Incoming>,
+    ) -> Result<HelloAnswer, HelloRefusal> {
+        if !self.knocks.hears(&identity.key) {
+            return Err(HelloRefusal::TooOften);
+        }
+        let body = Limited::new(request.into_body(), MAX_HELLO_BYTES).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => self.answer_hello(identity, &body.to_bytes()).await,
+            Ok(Err(error)) => Err(HelloRefusal::Malformed(error)),
+            Err(late) => Err(HelloRefusal::Malformed(late.into())),
         }
     }
 
@@ -162,7 +177,9 @@ impl Introducer {
         let version = common.ok_or_else(|| HelloRefusal::Version(hello.versions.into_iter().take(8).collect()))?;
         let now_s = now_s();
         let claimed = check(hello.record, now_s).map_err(HelloRefusal::Record)?;
-        match self.membership.claim(&claimed, now_s)? {
+        let said = claimed.clone();
+        let claim = move |membership: &Membership| membership.claim(&said, now_s);
+        match self.membership.blocking(claim).await? {
             Claim::Known => {}
             Claim::Unproven => self.dial_back(&claimed).await?,
             Claim::Pending { .. } | Claim::Away => return Err(self.not_invited(&claimed)),
@@ -204,6 +221,33 @@ impl Introducer {
     }
 }
 
+/// How often each key may say hello: one that is pinned can have every hello written to disk, by a newer record.
+pub(super) struct Knocks(DefaultKeyedRateLimiter<PublicKey>);
+
+/// Time in which one key may say hello once, before scaling, and how often it may at once: after failures hellos come a second apart at first.
+const KNOCK_PERIOD: Duration = Duration::from_secs(5);
+const KNOCKS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// Above so many keys, those that have long been silent are forgotten.
+const REMEMBERED_KEYS: usize = 1024;
+
+impl Knocks {
+    pub(super) fn new(time_scale: f64) -> Self {
+        Self(RateLimiter::keyed(one_in(KNOCK_PERIOD, time_scale).allow_burst(KNOCKS_AT_ONCE)))
+    }
+
+    fn hears(&self, key: &PublicKey) -> bool {
+        if self.0.len() > REMEMBERED_KEYS {
+            self.0.retain_recent();
+        }
+        self.0.check_key(key).is_ok()
+    }
+}
+
+fn one_in(period: Duration, time_scale: f64) -> Quota {
+    let period = period.mul_f64(time_scale).max(Duration::from_nanos(1));
+    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN))
+}
+
 /// Dial-backs in progress and the failures of earlier ones.
 pub(super) struct DialBacks {
     all: Arc<Mutex<HashMap<String, DialBack>>>,
@@ -232,9 +276,7 @@ const MAX_REMEMBERED: usize = 4096;
 impl DialBacks {
     /// None yet; pauses are multiplied by `time_scale`.
     pub(super) fn new(time_scale: f64) -> Self {
-        let period = STRANGER_PERIOD.mul_f64(time_scale).max(Duration::from_nanos(1));
-        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
-        let strangers = RateLimiter::direct(quota.allow_burst(STRANGERS_AT_ONCE));
+        let strangers = RateLimiter::direct(one_in(STRANGER_PERIOD, time_scale).allow_burst(STRANGERS_AT_ONCE));
         Self { all: Arc::default(), strangers, time_scale }
     }
 

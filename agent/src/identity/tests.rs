@@ -290,6 +290,33 @@ async fn hostile_messages_are_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_hello_without_pause_is_not_listened_to_and_others_are() {
+    let ca = Authority::new();
+    let (a, b, c) = (Site::start(&ca, "a").await, Site::start(&ca, "b").await, Site::start(&ca, "c").await);
+    for (one, other) in [(&a, &b), (&b, &a), (&b, &c), (&c, &b)] {
+        one.membership.invite(other.domain()).unwrap();
+    }
+    a.introducer.meet(b.domain()).await.unwrap();
+    let record = a.membership.by_domain(b.domain()).unwrap().record.clone();
+    let newest = || b.membership.by_domain(a.domain()).unwrap().record.sequence;
+    let (mut heard, mut refused) = (0, 0);
+    for n in 0..100 {
+        let newer = testing::peer_record(a.domain(), a.key.public(), newest() + 1);
+        let hello = Hello { record: sign(&a.key, &newer).unwrap(), versions: OUR_VERSIONS.to_vec() };
+        match a.client.json::<_, HelloAnswer>(&record, HELLO_PATH, &hello, 32 * 1024).await {
+            Ok(_) => heard += 1,
+            Err(error) => {
+                let (status, said) = refusal(MeetError::Hello(error));
+                assert_eq!((status, said.error.as_str()), (StatusCode::TOO_MANY_REQUESTS, "too_often"), "hello {n}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(heard <= 16 && heard + refused == 100, "{heard} heard, {refused} refused");
+    c.introducer.meet(b.domain()).await.unwrap();
+}
+
+#[tokio::test]
 async fn hostile_bytes_at_the_listener_disturb_nobody_else() {
     let (a, b) = two_sites().await;
     a.membership.invite(b.domain()).unwrap();
