@@ -4,7 +4,6 @@
 //! object is asked for at its `sources` in turn and `receive`d from the first chunk that is missing, for as long as a source
 //! makes `progress`.
 
-mod progress;
 mod queue;
 mod receive;
 mod sources;
@@ -29,8 +28,8 @@ use crate::replicate::batch::MAX_SMALL_BYTES;
 use crate::replicate::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use crate::store::{ReplicaStore, Reservation};
 use crate::telemetry::Metrics;
-use progress::Patience;
 use queue::Queue;
+use receive::Patience;
 
 /// Takes in replicas for other origins.
 pub struct Puller {
