@@ -16,6 +16,7 @@ use super::OUR_VERSIONS;
 use super::introducer::{Introducer, MeetError, backoff};
 use super::introduction::{Introduction, IntroductionError, check};
 use super::membership::{Membership, MembershipError};
+use super::neighbourhood::{Network, network};
 use super::peer_client::Refusal;
 use super::peer_listener::PeerIdentity;
 use super::plain::plain;
@@ -181,7 +182,7 @@ impl Introducer {
         let claim = move |membership: &Membership| membership.claim(&said, now_s);
         match self.membership.blocking(claim).await? {
             Claim::Known => {}
-            Claim::Unproven => self.dial_back(&claimed).await?,
+            Claim::Unproven => self.dial_back(&claimed, identity).await?,
             Claim::Pending { .. } | Claim::Away => return Err(self.not_invited(&claimed)),
             Claim::NoRoom(reason) => return Err(HelloRefusal::NoRoom(reason)),
         }
@@ -190,10 +191,12 @@ impl Introducer {
     }
 
     /// Asks the domain itself whether the caller's key is its own.
-    async fn dial_back(&self, claimed: &Introduction) -> Result<(), HelloRefusal> {
+    async fn dial_back(&self, claimed: &Introduction, identity: &PeerIdentity) -> Result<(), HelloRefusal> {
         let domain = &claimed.record.domain;
+        let ip = identity.remote.ip().to_canonical();
+        let from = (!ip.is_loopback()).then(|| network(ip));
         let is_stranger = !self.membership.carries(domain);
-        let attempt = self.dial_backs.begin(domain, is_stranger).ok_or(HelloRefusal::TryLater)?;
+        let attempt = self.dial_backs.begin(domain, is_stranger, from).ok_or(HelloRefusal::TryLater)?;
         let (fetched, introduced) = self.look_up(domain, now_s()).await.map_err(|error| match error {
             MeetError::Introduction(error) => HelloRefusal::DialBack(error),
             MeetError::Membership(error) => HelloRefusal::Storage(error),
@@ -253,6 +256,8 @@ pub(super) struct DialBacks {
     all: Arc<Mutex<HashMap<String, DialBack>>>,
     /// For those that nobody has invited.
     strangers: DefaultDirectRateLimiter,
+    /// Of these, for those that knock from one network.
+    networks: DefaultKeyedRateLimiter<Network>,
     time_scale: f64,
 }
 
@@ -270,6 +275,11 @@ const MAX_STRANGER_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Time between two dial-backs to strangers, before scaling, and how many there may be at once after a time without.
 const STRANGER_PERIOD: Duration = Duration::from_secs(2);
 const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// The same for those that knock from one network: whoever makes up names takes few of the turns of others.
+const NETWORK_PERIOD: Duration = Duration::from_secs(20);
+const OF_NETWORK_AT_ONCE: NonZeroU32 = NonZeroU32::new(4).unwrap();
+/// Above so many networks, those that have long been silent are forgotten.
+const REMEMBERED_NETWORKS: usize = 1024;
 /// Domains that are remembered; of those that are not being asked, the one that may be asked first makes room.
 const MAX_REMEMBERED: usize = 4096;
 
@@ -277,17 +287,19 @@ impl DialBacks {
     /// None yet; pauses are multiplied by `time_scale`.
     pub(super) fn new(time_scale: f64) -> Self {
         let strangers = RateLimiter::direct(one_in(STRANGER_PERIOD, time_scale).allow_burst(STRANGERS_AT_ONCE));
-        Self { all: Arc::default(), strangers, time_scale }
+        let networks = RateLimiter::keyed(one_in(NETWORK_PERIOD, time_scale).allow_burst(OF_NETWORK_AT_ONCE));
+        Self { all: Arc::default(), strangers, networks, time_scale }
     }
 
-    /// The right to dial back now, unless somebody does already, the last failure was too recent, or too many strangers were asked.
-    pub(super) fn begin(&self, domain: &str, is_stranger: bool) -> Option<Attempt> {
+    /// The right to dial back now, unless somebody does already, the last failure was too recent, or too many strangers were asked, in all
+    /// or for knocks `from` its network.
+    pub(super) fn begin(&self, domain: &str, is_stranger: bool, from: Option<Network>) -> Option<Attempt> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.get(domain);
         if known.is_some_and(|known| known.running || known.not_before.is_some_and(|then| Instant::now() < then)) {
             return None;
         }
-        if is_stranger && self.strangers.check().is_err() {
+        if is_stranger && (from.is_some_and(|network| !self.hears(&network)) || self.strangers.check().is_err()) {
             return None;
         }
         if known.is_none() && all.len() >= MAX_REMEMBERED {
@@ -298,6 +310,13 @@ impl DialBacks {
         all.entry(domain.to_owned()).or_default().running = true;
         let longest = if is_stranger { MAX_STRANGER_PAUSE } else { MAX_PAUSE };
         Some(Attempt { all: self.all.clone(), domain: domain.to_owned(), longest, time_scale: self.time_scale })
+    }
+
+    fn hears(&self, from: &Network) -> bool {
+        if self.networks.len() > REMEMBERED_NETWORKS {
+            self.networks.retain_recent();
+        }
+        self.networks.check_key(from).is_ok()
     }
 }
 
@@ -332,5 +351,24 @@ impl Drop for Attempt {
             let pause = backoff(dial_back.failures, self.longest).mul_f64(self.time_scale);
             dial_back.not_before = Some(Instant::now() + pause);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_knocks_with_invented_names_leaves_others_their_turn() {
+        let dial_backs = DialBacks::new(1.0);
+        let of = |ip: &str| Some(network(ip.parse().unwrap()));
+        let knock = |name: String, ip: &str| dial_backs.begin(&name, true, of(ip)).is_some();
+        let asked = (0..1000).filter(|n| knock(format!("{n}.test"), &format!("203.0.113.{}", n % 256))).count();
+        assert!(asked <= 5, "{asked} dial-backs");
+        assert!(knock("honest.test".into(), "198.51.100.1") && knock("other.test".into(), "2001:db8::1"));
+        assert!(dial_backs.begin("invited.test", false, of("203.0.113.1")).is_some());
+        let asked =
+            (0..1000).filter(|n| knock(format!("many{n}.test"), &format!("10.{}.{}.1", n / 256, n % 256))).count();
+        assert!(asked <= 16, "{asked} dial-backs in all");
     }
 }

@@ -140,7 +140,7 @@ impl Introducer {
     /// too recently, or others were asked too often.
     pub async fn discover(&self, domain: &str) -> Option<Result<(Introduction, Introduced), MeetError>> {
         // Anybody can bring up anybody, also a peer.
-        let attempt = self.dial_backs.begin(domain, true)?;
+        let attempt = self.dial_backs.begin(domain, true, None)?;
         let found = self.look_up(domain, now_s()).await;
         if found.is_ok() {
             attempt.enough_for_now();
