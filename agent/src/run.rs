@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Request;
 use hyper::body::Incoming;
 use p2pcdn_core::lookup::HashKey;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,7 +50,8 @@ use crate::replicate::host::withdraw::{MAX_WAITING, Withdrawer};
 use crate::replicate::origin::holders::Holders;
 use crate::replicate::origin::probe::Prober;
 use crate::replicate::origin::share::{self, Sharer};
-use crate::replicate::peer_api::{MAX_BODIES, PeerApi};
+use crate::replicate::peer_api::{MAX_BODIES, MAX_BODIES_OF_ONE, PeerApi};
+use crate::replicate::turns::Turns;
 use crate::replicate::upload::Uploads;
 use crate::reputation::book::Book;
 use crate::reputation::hearing::{Hearing, own_view};
@@ -276,7 +277,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
         leases: leases.clone(),
         uploads: uploads.clone(),
         gossip: gossip.clone(),
-        bodies: Semaphore::new(MAX_BODIES),
+        bodies: Turns::new(MAX_BODIES, MAX_BODIES_OF_ONE),
     });
     let nginx_map =
         NginxMap::new(&settings.nginx, &settings.decide.gate, domain, board.clone(), getrandom::u64()?.max(1))

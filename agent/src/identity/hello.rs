@@ -5,17 +5,18 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
+use p2pcdn_core::peer::{NodeKey as PublicKey, PEER_DOCUMENT_PATH};
 use serde::{Deserialize, Serialize};
 
 use super::OUR_VERSIONS;
 use super::introducer::{Introducer, MeetError, backoff};
 use super::introduction::{Introduction, IntroductionError, check};
-use super::membership::MembershipError;
+use super::membership::{Membership, MembershipError};
+use super::neighbourhood::{Network, network};
 use super::peer_client::Refusal;
 use super::peer_listener::PeerIdentity;
 use super::plain::plain;
@@ -92,6 +93,9 @@ pub enum HelloRefusal {
     /// The domain's document is being fetched, or could not be had just now.
     #[error("your document is being checked or could not be had a moment ago; try again later")]
     TryLater,
+    /// The key has said hello too often of late.
+    #[error("you say hello too often; try again later")]
+    TooOften,
     /// This side's fault.
     #[error("this agent cannot store what it learnt")]
     Storage(#[from] MembershipError),
@@ -105,6 +109,7 @@ impl HelloRefusal {
             Self::NotInvited { .. } | Self::KeyChanged { .. } | Self::KeyMismatch(_) => StatusCode::FORBIDDEN,
             Self::DialBack(_) => StatusCode::BAD_GATEWAY,
             Self::TryLater | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooOften => StatusCode::TOO_MANY_REQUESTS,
             Self::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -122,6 +127,7 @@ impl HelloRefusal {
             Self::KeyMismatch(_) => "key_mismatch",
             Self::DialBack(_) => "dial_back_failed",
             Self::TryLater => "try_later",
+            Self::TooOften => "too_often",
             Self::Storage(_) => "storage",
         }
     }
@@ -133,13 +139,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 impl Introducer {
     /// The route [`HELLO_PATH`] of the peer listener.
     pub async fn hello_route(&self, identity: PeerIdentity, request: Request<Incoming>) -> Response<Body> {
-        let body = Limited::new(request.into_body(), MAX_HELLO_BYTES).collect();
-        let answer = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => self.answer_hello(&identity, &body.to_bytes()).await,
-            Ok(Err(error)) => Err(HelloRefusal::Malformed(error)),
-            Err(late) => Err(HelloRefusal::Malformed(late.into())),
-        };
-        match answer {
+        match self.read_hello(&identity, request).await {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(refused) => {
                 let code = refused.code();
@@ -149,6 +149,22 @@ impl Introducer {
                 }
                 json(refused.status(), &Refusal { error: code.into(), remedy: refused.to_string() })
             }
+        }
+    }
+
+    async fn read_hello(
+        &self,
+        identity: &PeerIdentity,
+        request: Request<Incoming>,
+    ) -> Result<HelloAnswer, HelloRefusal> {
+        if !self.knocks.hears(&identity.key) {
+            return Err(HelloRefusal::TooOften);
+        }
+        let body = Limited::new(request.into_body(), MAX_HELLO_BYTES).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => self.answer_hello(identity, &body.to_bytes()).await,
+            Ok(Err(error)) => Err(HelloRefusal::Malformed(error)),
+            Err(late) => Err(HelloRefusal::Malformed(late.into())),
         }
     }
 
@@ -162,9 +178,11 @@ impl Introducer {
         let version = common.ok_or_else(|| HelloRefusal::Version(hello.versions.into_iter().take(8).collect()))?;
         let now_s = now_s();
         let claimed = check(hello.record, now_s).map_err(HelloRefusal::Record)?;
-        match self.membership.claim(&claimed, now_s)? {
+        let said = claimed.clone();
+        let claim = move |membership: &Membership| membership.claim(&said, now_s);
+        match self.membership.blocking(claim).await? {
             Claim::Known => {}
-            Claim::Unproven => self.dial_back(&claimed).await?,
+            Claim::Unproven => self.dial_back(&claimed, identity).await?,
             Claim::Pending { .. } | Claim::Away => return Err(self.not_invited(&claimed)),
             Claim::NoRoom(reason) => return Err(HelloRefusal::NoRoom(reason)),
         }
@@ -173,10 +191,12 @@ impl Introducer {
     }
 
     /// Asks the domain itself whether the caller's key is its own.
-    async fn dial_back(&self, claimed: &Introduction) -> Result<(), HelloRefusal> {
+    async fn dial_back(&self, claimed: &Introduction, identity: &PeerIdentity) -> Result<(), HelloRefusal> {
         let domain = &claimed.record.domain;
+        let ip = identity.remote.ip().to_canonical();
+        let from = (!ip.is_loopback()).then(|| network(ip));
         let is_stranger = !self.membership.carries(domain);
-        let attempt = self.dial_backs.begin(domain, is_stranger).ok_or(HelloRefusal::TryLater)?;
+        let attempt = self.dial_backs.begin(domain, is_stranger, from).ok_or(HelloRefusal::TryLater)?;
         let (fetched, introduced) = self.look_up(domain, now_s()).await.map_err(|error| match error {
             MeetError::Introduction(error) => HelloRefusal::DialBack(error),
             MeetError::Membership(error) => HelloRefusal::Storage(error),
@@ -204,11 +224,40 @@ impl Introducer {
     }
 }
 
+/// How often each key may say hello: one that is pinned can have every hello written to disk, by a newer record.
+pub(super) struct Knocks(DefaultKeyedRateLimiter<PublicKey>);
+
+/// Time in which one key may say hello once, before scaling, and how often it may at once: after failures hellos come a second apart at first.
+const KNOCK_PERIOD: Duration = Duration::from_secs(5);
+const KNOCKS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// Above so many keys, those that have long been silent are forgotten.
+const REMEMBERED_KEYS: usize = 1024;
+
+impl Knocks {
+    pub(super) fn new(time_scale: f64) -> Self {
+        Self(RateLimiter::keyed(one_in(KNOCK_PERIOD, time_scale).allow_burst(KNOCKS_AT_ONCE)))
+    }
+
+    fn hears(&self, key: &PublicKey) -> bool {
+        if self.0.len() > REMEMBERED_KEYS {
+            self.0.retain_recent();
+        }
+        self.0.check_key(key).is_ok()
+    }
+}
+
+fn one_in(period: Duration, time_scale: f64) -> Quota {
+    let period = period.mul_f64(time_scale).max(Duration::from_nanos(1));
+    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN))
+}
+
 /// Dial-backs in progress and the failures of earlier ones.
 pub(super) struct DialBacks {
     all: Arc<Mutex<HashMap<String, DialBack>>>,
     /// For those that nobody has invited.
     strangers: DefaultDirectRateLimiter,
+    /// Of these, for those that knock from one network.
+    networks: DefaultKeyedRateLimiter<Network>,
     time_scale: f64,
 }
 
@@ -226,26 +275,31 @@ const MAX_STRANGER_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// Time between two dial-backs to strangers, before scaling, and how many there may be at once after a time without.
 const STRANGER_PERIOD: Duration = Duration::from_secs(2);
 const STRANGERS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// The same for those that knock from one network: whoever makes up names takes few of the turns of others.
+const NETWORK_PERIOD: Duration = Duration::from_secs(20);
+const OF_NETWORK_AT_ONCE: NonZeroU32 = NonZeroU32::new(4).unwrap();
+/// Above so many networks, those that have long been silent are forgotten.
+const REMEMBERED_NETWORKS: usize = 1024;
 /// Domains that are remembered; of those that are not being asked, the one that may be asked first makes room.
 const MAX_REMEMBERED: usize = 4096;
 
 impl DialBacks {
     /// None yet; pauses are multiplied by `time_scale`.
     pub(super) fn new(time_scale: f64) -> Self {
-        let period = STRANGER_PERIOD.mul_f64(time_scale).max(Duration::from_nanos(1));
-        let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
-        let strangers = RateLimiter::direct(quota.allow_burst(STRANGERS_AT_ONCE));
-        Self { all: Arc::default(), strangers, time_scale }
+        let strangers = RateLimiter::direct(one_in(STRANGER_PERIOD, time_scale).allow_burst(STRANGERS_AT_ONCE));
+        let networks = RateLimiter::keyed(one_in(NETWORK_PERIOD, time_scale).allow_burst(OF_NETWORK_AT_ONCE));
+        Self { all: Arc::default(), strangers, networks, time_scale }
     }
 
-    /// The right to dial back now, unless somebody does already, the last failure was too recent, or too many strangers were asked.
-    pub(super) fn begin(&self, domain: &str, is_stranger: bool) -> Option<Attempt> {
+    /// The right to dial back now, unless somebody does already, the last failure was too recent, or too many strangers were asked, in all
+    /// or for knocks `from` its network.
+    pub(super) fn begin(&self, domain: &str, is_stranger: bool, from: Option<Network>) -> Option<Attempt> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.get(domain);
         if known.is_some_and(|known| known.running || known.not_before.is_some_and(|then| Instant::now() < then)) {
             return None;
         }
-        if is_stranger && self.strangers.check().is_err() {
+        if is_stranger && (from.is_some_and(|network| !self.hears(&network)) || self.strangers.check().is_err()) {
             return None;
         }
         if known.is_none() && all.len() >= MAX_REMEMBERED {
@@ -256,6 +310,13 @@ impl DialBacks {
         all.entry(domain.to_owned()).or_default().running = true;
         let longest = if is_stranger { MAX_STRANGER_PAUSE } else { MAX_PAUSE };
         Some(Attempt { all: self.all.clone(), domain: domain.to_owned(), longest, time_scale: self.time_scale })
+    }
+
+    fn hears(&self, from: &Network) -> bool {
+        if self.networks.len() > REMEMBERED_NETWORKS {
+            self.networks.retain_recent();
+        }
+        self.networks.check_key(from).is_ok()
     }
 }
 
@@ -290,5 +351,24 @@ impl Drop for Attempt {
             let pause = backoff(dial_back.failures, self.longest).mul_f64(self.time_scale);
             dial_back.not_before = Some(Instant::now() + pause);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_knocks_with_invented_names_leaves_others_their_turn() {
+        let dial_backs = DialBacks::new(1.0);
+        let of = |ip: &str| Some(network(ip.parse().unwrap()));
+        let knock = |name: String, ip: &str| dial_backs.begin(&name, true, of(ip)).is_some();
+        let asked = (0..1000).filter(|n| knock(format!("{n}.test"), &format!("203.0.113.{}", n % 256))).count();
+        assert!(asked <= 5, "{asked} dial-backs");
+        assert!(knock("honest.test".into(), "198.51.100.1") && knock("other.test".into(), "2001:db8::1"));
+        assert!(dial_backs.begin("invited.test", false, of("203.0.113.1")).is_some());
+        let asked =
+            (0..1000).filter(|n| knock(format!("many{n}.test"), &format!("10.{}.{}.1", n / 256, n % 256))).count();
+        assert!(asked <= 16, "{asked} dial-backs in all");
     }
 }

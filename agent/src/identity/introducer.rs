@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::OUR_VERSIONS;
 use super::connector::Connector;
-use super::hello::{DialBacks, HELLO_PATH, Hello, HelloAnswer, MAX_HELLO_BYTES};
+use super::hello::{DialBacks, HELLO_PATH, Hello, HelloAnswer, Knocks, MAX_HELLO_BYTES};
 use super::introduction::{Introduction, IntroductionError, check, fetch_peer_record};
 use super::membership::{Membership, MembershipError, RotationRefused};
 use super::once_per::OncePerMinute;
@@ -28,6 +28,7 @@ pub struct Introducer {
     pub(super) connector: Arc<Connector>,
     pub(super) own: Arc<OwnRecord>,
     pub(super) dial_backs: DialBacks,
+    pub(super) knocks: Knocks,
     pub(super) time_scale: f64,
     pub(super) log: OncePerMinute,
     client: Arc<PeerClient>,
@@ -101,6 +102,7 @@ impl Introducer {
             connector,
             own,
             dial_backs: DialBacks::new(time_scale),
+            knocks: Knocks::new(time_scale),
             time_scale,
             log: OncePerMinute::default(),
             client,
@@ -130,7 +132,7 @@ impl Introducer {
         if answered.record.node_key != fetched.record.node_key || answered.record.domain != domain {
             return Err(MeetError::ForeignAnswer(domain.into()));
         }
-        self.membership.claim(&answered, now_s)?;
+        self.membership.blocking(move |membership| membership.claim(&answered, now_s)).await?;
         self.membership.by_domain(domain).ok_or_else(not_listed)
     }
 
@@ -138,7 +140,7 @@ impl Introducer {
     /// too recently, or others were asked too often.
     pub async fn discover(&self, domain: &str) -> Option<Result<(Introduction, Introduced), MeetError>> {
         // Anybody can bring up anybody, also a peer.
-        let attempt = self.dial_backs.begin(domain, true)?;
+        let attempt = self.dial_backs.begin(domain, true, None)?;
         let found = self.look_up(domain, now_s()).await;
         if found.is_ok() {
             attempt.enough_for_now();
@@ -155,16 +157,23 @@ impl Introducer {
         let pinned = self.membership.by_domain(domain);
         if pinned.is_some_and(|peer| peer.key() != fetched.record.node_key) {
             match fetch_rotations(&self.connector, domain).await.map_err(RotationRefused::from) {
-                Ok(rotations) => match self.membership.rotate(&fetched, &rotations, now_s) {
-                    Ok(()) => {}
-                    Err(RotationRefused::Membership(error)) => return Err(error.into()),
-                    Err(RotationRefused::Rotation(error)) => self.note_no_rotation(domain, &error),
-                },
+                Ok(rotations) => {
+                    let new = fetched.clone();
+                    let rotate = move |membership: &Membership| membership.rotate(&new, &rotations, now_s);
+                    match self.membership.blocking(rotate).await {
+                        Ok(()) => {}
+                        Err(RotationRefused::Membership(error)) => return Err(error.into()),
+                        Err(RotationRefused::Rotation(error)) => self.note_no_rotation(domain, &error),
+                    }
+                }
                 Err(error) => self.note_no_rotation(domain, &error),
             }
         }
-        let introduced = self.membership.introduce(&fetched, now_s)?;
-        Ok((fetched, introduced))
+        let introduce = move |membership: &Membership| {
+            let introduced = membership.introduce(&fetched, now_s)?;
+            Ok::<_, MembershipError>((fetched, introduced))
+        };
+        Ok(self.membership.blocking(introduce).await?)
     }
 
     fn note_no_rotation(&self, domain: &str, error: &dyn std::fmt::Display) {

@@ -1,7 +1,7 @@
 //! The roster made durable and shared between tasks.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use p2pcdn_core::peer::{NodeKey as PublicKey, PeerRecord};
 use redb::TableDefinition;
@@ -22,6 +22,8 @@ use crate::state_db::StateDb;
 pub struct Membership {
     db: Arc<StateDb>,
     roster: RwLock<Roster>,
+    /// Held for the whole of a change, so that the roster's own lock need not be while the disk writes.
+    changing: Mutex<()>,
     log: OncePerMinute,
     changed: Notify,
 }
@@ -51,6 +53,9 @@ pub enum MembershipError {
         /// What is wrong.
         source: SignedError,
     },
+    /// The agent stops; nothing was changed.
+    #[error("the agent is stopping")]
+    Stopping,
 }
 
 /// Why a peer's new key is refused.
@@ -103,7 +108,7 @@ impl Membership {
     /// Reads what is stored; `own_domain` can never be a peer.
     pub fn open(db: Arc<StateDb>, own_domain: &str, bounds: RosterBounds) -> Result<Self, MembershipError> {
         let roster = RwLock::new(Roster::new(own_domain, bounds, load(&db)?));
-        Ok(Self { db, roster, log: OncePerMinute::default(), changed: Notify::new() })
+        Ok(Self { db, roster, changing: Mutex::default(), log: OncePerMinute::default(), changed: Notify::new() })
     }
 
     /// Lists a domain as welcome, which survives restarts; no effect on one that is known. Blocks for one durable write.
@@ -151,6 +156,7 @@ impl Membership {
 
     /// Forgets the open peers that were not met for so long that their record has ended; returns them. Blocks for a durable write each.
     pub fn forget_ended(&self, now_s: u64) -> Result<Vec<String>, MembershipError> {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
         let ended = roster.forget_ended(now_s);
         drop(roster);
@@ -184,6 +190,20 @@ impl Membership {
             tracing::info!(domain, suppressed, "not invited, waits to be accepted: p2pcdn peer accept {domain}");
         }
         Ok(claim)
+    }
+
+    /// Makes a change that blocks on a thread for such, so that whoever else is served by this one need not wait for the disk.
+    pub async fn blocking<T, E>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<MembershipError> + Send + 'static,
+    {
+        let membership = self.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&membership)).await;
+        changed.unwrap_or_else(|_| Err(MembershipError::Stopping.into()))
     }
 
     /// The pinned peer with that key, if any.
@@ -235,20 +255,21 @@ impl Membership {
         look(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes one transition and stores what it changed; if that fails, the transition is undone.
+    /// Makes one transition and stores what it changed, which nobody sees before it is stored; if that fails, the transition is undone.
     fn change<T>(&self, domain: &str, transition: impl FnOnce(&mut Roster) -> T) -> Result<T, MembershipError> {
+        let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
         let before = roster.get(domain).cloned();
         let outcome = transition(&mut roster);
-        let after = roster.get(domain);
-        let result = match (durable(before.as_ref()), durable(after)) {
-            (old, new) if old != new => self.store(domain, new),
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            roster.restore(domain, before);
-            return Err(error);
+        let after = roster.get(domain).cloned();
+        if durable(before.as_ref()) == durable(after.as_ref()) {
+            return Ok(outcome);
         }
+        roster.restore(domain, before);
+        // Whoever reads meanwhile need not wait for the disk.
+        drop(roster);
+        self.store(domain, durable(after.as_ref()))?;
+        self.roster.write().unwrap_or_else(PoisonError::into_inner).restore(domain, after);
         Ok(outcome)
     }
 
@@ -327,8 +348,35 @@ pub(super) fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipErr
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
     use super::*;
     use crate::identity::{sign, testing};
+
+    #[test]
+    fn readers_do_not_wait_for_the_disk_and_see_what_is_stored() {
+        let db = testing::database();
+        let membership = Arc::new(Membership::open(db.clone(), "own.test", RosterBounds::default()).unwrap());
+        // As long as this is open, nobody else's write begins.
+        let busy = db.begin_write().unwrap();
+        let inviting = {
+            let membership = membership.clone();
+            std::thread::spawn(move || membership.invite("a.test"))
+        };
+        for _ in 0..20 {
+            let (seen, sees) = sync_channel(1);
+            let membership = membership.clone();
+            std::thread::spawn(move || seen.send(membership.standing("a.test")));
+            assert_eq!(sees.recv_timeout(Duration::from_secs(20)), Ok(None), "not on disk yet");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        busy.abort().unwrap();
+        inviting.join().unwrap().unwrap();
+        assert_eq!(membership.standing("a.test"), Some(Standing::Invited));
+        let stored = Membership::open(db, "own.test", RosterBounds::default()).unwrap();
+        assert_eq!(stored.standing("a.test"), Some(Standing::Invited));
+    }
 
     #[test]
     fn rows_of_before_are_read_as_those_of_invited_peers() {

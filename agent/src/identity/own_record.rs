@@ -63,7 +63,12 @@ pub struct OwnRecord {
 struct Current {
     signed: Arc<Signed>,
     expires_s: u64,
+    /// When it could not be renewed last, in seconds since the Unix epoch.
+    failed_s: Option<u64>,
 }
+
+/// Seconds after which a renewal that failed is tried again: anybody can ask for the record, and each attempt is a write.
+const RETRY_S: u64 = 60;
 
 impl OwnRecord {
     /// Goes on with the record of the last run if it says the same and is not due, or signs one, which blocks for two durable writes; `now_s`
@@ -91,13 +96,18 @@ impl OwnRecord {
         &self.about.domain
     }
 
-    /// The record to show at `now_s`, renewed first if it is due; if that fails, the old one and a line in the log.
+    /// The record to show at `now_s`, renewed first if it is due; if that fails, the old one and a line in the log, and another attempt a
+    /// minute later.
     pub fn signed(&self, now_s: u64) -> Arc<Signed> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_due(current.expires_s, now_s) {
+        let may_try = current.failed_s.is_none_or(|at_s| now_s.abs_diff(at_s) >= RETRY_S);
+        if is_due(current.expires_s, now_s) && may_try {
             match renew(&self.key, &self.about, &self.db, now_s) {
                 Ok(renewed) => *current = renewed,
-                Err(error) => tracing::error!(%error, "the own peer record could not be renewed"),
+                Err(error) => {
+                    current.failed_s = Some(now_s);
+                    tracing::error!(%error, "the own peer record could not be renewed");
+                }
             }
         }
         current.signed.clone()
@@ -126,7 +136,7 @@ fn still_right(signed: Signed, key: &NodeKey, about: &AboutUs, now_s: u64) -> Op
     let PeerRecord { sequence, issued_s, expires_s, .. } = record;
     let same = PeerRecord { sequence, issued_s, expires_s, ..unsigned(key, about, now_s) };
     let is_right = record == same && issued_s <= now_s && !is_due(expires_s, now_s);
-    is_right.then(|| Current { signed: Arc::new(signed), expires_s })
+    is_right.then(|| Current { signed: Arc::new(signed), expires_s, failed_s: None })
 }
 
 /// Whether there is little left of a record, or more than a whole life: that was signed before the clock was set back, and is in the future to
@@ -158,7 +168,7 @@ fn renew(key: &NodeKey, about: &AboutUs, db: &Arc<StateDb>, now_s: u64) -> Resul
     if let Err(error) = keep(db, &signed) {
         tracing::warn!(%error, "the own peer record could not be kept");
     }
-    Ok(Current { signed: Arc::new(signed), expires_s: record.expires_s })
+    Ok(Current { signed: Arc::new(signed), expires_s: record.expires_s, failed_s: None })
 }
 
 #[cfg(test)]
@@ -183,6 +193,17 @@ mod tests {
         let renewed = open(&own, late + 1);
         assert_eq!(renewed.issued_s, late + 1);
         assert!(renewed.sequence > first.sequence);
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_tried_again_a_minute_later_and_not_whenever_somebody_asks() {
+        let mut own = testing::own_record("a.test", Arc::new(testing::node_key()), testing::database(), 1000);
+        let (first, late) = (open(&own, 1000), 1000 + RECORD_LIFE_S * 3 / 4 + 1);
+        let contact = std::mem::replace(&mut own.about.contact, "x".repeat(300));
+        assert_eq!(open(&own, late), first, "it cannot be renewed");
+        own.about.contact = contact;
+        assert_eq!(open(&own, late + RETRY_S - 1), first);
+        assert_eq!(open(&own, late + RETRY_S).issued_s, late + RETRY_S);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use p2pcdn_core::peer::NodeKey as PublicKey;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub struct PeerIdentity {
 /// Bounds of the listener; what is above them is dropped at once and counted.
 #[derive(Debug, Clone, Copy)]
 pub struct ListenerBounds {
-    /// Connections in all.
+    /// Connections in all; half of them at most whose key is not that of a pinned peer.
     pub connections: usize,
     /// Connections from one /24 (IPv4) or /48 (IPv6); loopback is exempt.
     pub per_prefix: usize,
@@ -72,6 +72,8 @@ pub enum Dropped {
     Full,
     /// Too many connections from its network.
     PrefixFull,
+    /// Too many connections whose key is not that of a pinned peer.
+    StrangersFull,
     /// No usable PROXY header.
     ProxyHeader,
     /// No TLS handshake with a node certificate and ALPN `p2pcdn/1`.
@@ -86,14 +88,23 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every cause, in the order of their discriminants.
-    pub const ALL: [Self; 7] =
-        [Self::Full, Self::PrefixFull, Self::ProxyHeader, Self::Tls, Self::Slow, Self::Http, Self::Accept];
+    pub const ALL: [Self; 8] = [
+        Self::Full,
+        Self::PrefixFull,
+        Self::StrangersFull,
+        Self::ProxyHeader,
+        Self::Tls,
+        Self::Slow,
+        Self::Http,
+        Self::Accept,
+    ];
 
     /// The word for metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::PrefixFull => "prefix_full",
+            Self::StrangersFull => "strangers_full",
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
             Self::Slow => "slow",
@@ -150,6 +161,7 @@ pub async fn serve<H, F>(
         counters,
         membership,
         prefixes: Arc::default(),
+        strangers: Arc::new(Semaphore::new(bounds.connections / 2)),
         log: OncePerMinute::default(),
         shutdown: shutdown.clone(),
     });
@@ -187,6 +199,8 @@ struct Gate {
     counters: Arc<ListenerCounters>,
     membership: Arc<Membership>,
     prefixes: Arc<Prefixes>,
+    /// Places that are not kept for pinned peers.
+    strangers: Arc<Semaphore>,
     log: OncePerMinute,
     shutdown: CancellationToken,
 }
@@ -206,6 +220,10 @@ where
         Ok(Err(error)) => return gate.drop_for(error.cause(), &error),
         Err(late) => return gate.drop_for(Dropped::Slow, &late),
     };
+    let mut place = match gate.place(&identity.key) {
+        Ok(place) => place,
+        Err(error) => return gate.drop_for(Dropped::StrangersFull, &error),
+    };
     gate.counters.accepted.fetch_add(1, Ordering::Relaxed);
 
     let service = service_fn(move |request| {
@@ -223,7 +241,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = gate.time_to_go(&identity.key) => {
+        () = gate.time_to_go(&identity.key, &mut place) => {
             connection.as_mut().graceful_shutdown();
             match timeout(gate.bounds.drain, connection).await {
                 Ok(result) => result,
@@ -272,14 +290,24 @@ impl Gate {
         Ok((stream, PeerIdentity { key, remote }, slot))
     }
 
-    /// Completes when a connection of `key` is to end: at shutdown, or when its time as that of a stranger is over.
-    async fn time_to_go(&self, key: &PublicKey) {
+    /// The place of a stranger, if `key` is not that of a pinned peer.
+    fn place(&self, key: &PublicKey) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        match self.membership.by_key(key) {
+            Some(_) => Ok(None),
+            None => self.strangers.clone().try_acquire_owned().map(Some),
+        }
+    }
+
+    /// Completes when a connection of `key` is to end: at shutdown, or when its time as that of a stranger is over. Whoever is none any more
+    /// gives its `place` as one back.
+    async fn time_to_go(&self, key: &PublicKey, place: &mut Option<OwnedSemaphorePermit>) {
         let stranger = async {
             loop {
                 tokio::time::sleep(self.bounds.stranger_life).await;
                 if self.membership.by_key(key).is_none() {
                     break;
                 }
+                *place = None;
             }
         };
         tokio::select! {

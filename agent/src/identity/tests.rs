@@ -290,6 +290,33 @@ async fn hostile_messages_are_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_hello_without_pause_is_not_listened_to_and_others_are() {
+    let ca = Authority::new();
+    let (a, b, c) = (Site::start(&ca, "a").await, Site::start(&ca, "b").await, Site::start(&ca, "c").await);
+    for (one, other) in [(&a, &b), (&b, &a), (&b, &c), (&c, &b)] {
+        one.membership.invite(other.domain()).unwrap();
+    }
+    a.introducer.meet(b.domain()).await.unwrap();
+    let record = a.membership.by_domain(b.domain()).unwrap().record.clone();
+    let newest = || b.membership.by_domain(a.domain()).unwrap().record.sequence;
+    let (mut heard, mut refused) = (0, 0);
+    for n in 0..100 {
+        let newer = testing::peer_record(a.domain(), a.key.public(), newest() + 1);
+        let hello = Hello { record: sign(&a.key, &newer).unwrap(), versions: OUR_VERSIONS.to_vec() };
+        match a.client.json::<_, HelloAnswer>(&record, HELLO_PATH, &hello, 32 * 1024).await {
+            Ok(_) => heard += 1,
+            Err(error) => {
+                let (status, said) = refusal(MeetError::Hello(error));
+                assert_eq!((status, said.error.as_str()), (StatusCode::TOO_MANY_REQUESTS, "too_often"), "hello {n}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(heard <= 16 && heard + refused == 100, "{heard} heard, {refused} refused");
+    c.introducer.meet(b.domain()).await.unwrap();
+}
+
+#[tokio::test]
 async fn hostile_bytes_at_the_listener_disturb_nobody_else() {
     let (a, b) = two_sites().await;
     a.membership.invite(b.domain()).unwrap();
@@ -323,7 +350,7 @@ async fn connect(
     let tls = NodeCertificate::new(key).unwrap().client_config(site.key.public()).unwrap();
     let name = ServerName::try_from("any.invalid").unwrap();
     let stream = TlsConnector::from(tls).connect(name, stream).await.ok()?;
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
     let ended = tokio::spawn(async move {
         // However it ends.
         let _ = connection.await;
@@ -363,4 +390,25 @@ async fn one_network_gets_no_more_than_its_share_of_connections() {
     assert!(connect(&site, &key, "203.0.113.3:1").await.is_none());
     until("the drop is counted", || site.counters.dropped(Dropped::PrefixFull) == 1).await;
     assert!(connect(&site, &key, "203.0.114.1:1").await.is_some());
+}
+
+#[tokio::test]
+async fn strangers_leave_half_of_the_connections_to_peers() {
+    let ca = Authority::new();
+    let bounds = ListenerBounds { connections: 4, ..ListenerBounds::default() };
+    let (a, b) = (Site::start(&ca, "a").await, Site::start_with(&ca, "b", bounds).await);
+    b.membership.invite(a.domain()).unwrap();
+    b.introducer.meet(a.domain()).await.unwrap_err();
+    let mut held = Vec::new();
+    for n in 0..20 {
+        held.push(connect(&b, &testing::node_key(), &format!("203.0.{n}.1:1")).await);
+        until("it is let in or dropped", || {
+            b.counters.accepted() + b.counters.dropped(Dropped::StrangersFull) == n + 1
+        })
+        .await;
+    }
+    assert_eq!((b.counters.accepted(), b.counters.dropped(Dropped::Full)), (2, 0));
+    let (mut friend, _ended) = connect(&b, &a.key, "198.51.100.1:1").await.unwrap();
+    let request = http::Request::get("https://b.localhost/v1/nothing").body(Empty::new()).unwrap();
+    assert_eq!(friend.send_request(request).await.unwrap().status(), StatusCode::NOT_FOUND);
 }

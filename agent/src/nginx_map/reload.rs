@@ -67,14 +67,13 @@ pub(super) fn bring(file: &Path, text: &str, reload: &Reload) -> Result<(), Brin
     })
 }
 
-/// Writes a file in one step for whoever reads it; half a file is never seen, nor left by a crash.
+/// Writes a file in one step for whoever reads it; half a file is never seen, nor left by a crash, whoever else writes it at the same time.
 pub fn replace(file: &Path, bytes: &[u8]) -> Result<(), BringError> {
-    let draft = file.with_extension("new");
+    let draft = file.with_extension(format!("{:x}-{:x}.new", std::process::id(), getrandom::u64().unwrap_or_default()));
     let write = || {
-        let mut out = File::create(&draft)?;
-        out.write_all(bytes)?;
-        out.sync_all()?;
-        fs::rename(&draft, file)
+        let mut out = File::create_new(&draft)?;
+        let written = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&draft, file));
+        written.inspect_err(|_| drop(fs::remove_file(&draft)))
     };
     write().map_err(|source| BringError::Write { path: file.display().to_string(), source })
 }
@@ -147,6 +146,20 @@ mod tests {
         bring(&file, "one", &words("true")).unwrap();
         bring(&file, "two", &Reload::Nobody).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writers_of_one_file_at_the_same_time_do_not_get_in_each_others_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("map.conf");
+        let texts = ["a".repeat(100_000), "b".repeat(50_000)];
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| (0..50).for_each(|_| replace(&file, text.as_bytes()).unwrap()));
+            }
+        });
+        assert!(texts.contains(&fs::read_to_string(&file).unwrap()), "a mixture");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -9,6 +9,8 @@ pub mod host;
 pub mod messages;
 pub mod origin;
 pub mod peer_api;
+mod progress;
+pub mod turns;
 pub mod upload;
 
 pub use bandwidth::Bandwidth;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 
 use super::batch::{BATCHES_PATH, BatchRequest};
 use super::host::pull::Puller;
@@ -15,6 +14,7 @@ use super::messages::{
     Offer, OfferAnswer, WITHDRAWALS_PATH, Withdrawals,
 };
 use super::origin::share::Sharer;
+use super::turns::Turns;
 use super::upload::{UploadError, Uploads};
 use crate::clock::monotonic_ms;
 use crate::gossip::Gossip;
@@ -46,11 +46,13 @@ pub struct PeerApi {
     /// What others say about others.
     pub gossip: Arc<Gossip>,
     /// Messages that are read at the same time.
-    pub bodies: Semaphore,
+    pub bodies: Turns,
 }
 
 /// For [`PeerApi::bodies`]: each may be as long as [`MAX_MESSAGE_BYTES`].
 pub const MAX_BODIES: usize = 16;
+/// Of these, from one peer: one that sends slowly holds up its own messages only.
+pub const MAX_BODIES_OF_ONE: usize = 2;
 
 /// Why a request is refused; always the asking side's fault. The text is the remedy.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -97,7 +99,7 @@ impl PeerApi {
     }
 
     async fn offered(&self, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let offer: Offer = self.message(request).await?;
+        let offer: Offer = self.message(peer, request).await?;
         check_batch(offer.records.len())?;
         let mut verdicts = Vec::with_capacity(offer.records.len());
         for offered in offer.records {
@@ -110,7 +112,7 @@ impl PeerApi {
     }
 
     async fn acknowledged(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let message: Acknowledgements = self.message(request).await?;
+        let message: Acknowledgements = self.message(peer, request).await?;
         check_batch(message.acknowledgements.len())?;
         let Some(sharer) = &self.sharer else { return Ok(json(StatusCode::OK, &Done { taken: 0 })) };
         let taken = message.acknowledgements.iter().filter(|signed| sharer.acknowledged(peer, signed)).count();
@@ -118,7 +120,7 @@ impl PeerApi {
     }
 
     async fn withdrawn(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let message: Withdrawals = self.message(request).await?;
+        let message: Withdrawals = self.message(peer, request).await?;
         check_batch(message.withdrawals.len())?;
         let (mut taken, mut given_up) = (0, 0);
         for withdrawal in &message.withdrawals {
@@ -141,8 +143,8 @@ impl PeerApi {
         Ok(json(StatusCode::OK, &Done { taken }))
     }
 
-    async fn message<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Fault> {
-        let _turn = self.bodies.acquire().await.map_err(|_| Fault::Message)?;
+    async fn message<T: DeserializeOwned>(&self, peer: &Peer, request: Request<Incoming>) -> Result<T, Fault> {
+        let _turn = self.bodies.take(&peer.record.domain).await;
         let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
         body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
     }
@@ -153,7 +155,7 @@ impl PeerApi {
     }
 
     async fn batch(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Fault> {
-        let wanted: BatchRequest = self.message(request).await?;
+        let wanted: BatchRequest = self.message(peer, request).await?;
         check_batch(wanted.digests.len())?;
         Ok(self.uploads.batch(&peer.record.domain, wanted.digests).await?)
     }

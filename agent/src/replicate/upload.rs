@@ -15,11 +15,13 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use p2pcdn_core::object::{ObjectRecord, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bandwidth::{FairBandwidth, Uplink};
 use super::batch::{MAX_BATCH_BYTES, MAX_SMALL_BYTES, header};
 use super::host::terms::Terms;
+use super::progress::Progress;
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::monotonic_ms;
 use crate::conditional::{Plan, plan};
@@ -39,6 +41,8 @@ pub struct Uploads {
     bandwidth: FairBandwidth,
     uplink: Uplink,
     slots: Arc<Slots>,
+    /// A peer that takes its bytes too slowly is judged by so much waiting for it.
+    window: Duration,
 }
 
 /// Why there are no bytes.
@@ -58,6 +62,11 @@ const MAX_UPLOADS: usize = 64;
 const WORTHWHILE_BYTES_PER_S: u64 = 64 * 1024;
 /// The part of them that one peer may have.
 const PART_OF_ONE: usize = 4;
+/// For [`Uploads::window`].
+const WINDOW: Duration = Duration::from_secs(30);
+/// A peer that takes less than this over the window, in bytes per second, has its answer broken off, or it would hold the place for good. Half
+/// of what it expects of others, since it may have limits of its own; it goes on later where it was.
+const SLOWEST_BYTES_PER_S: u64 = 8 * 1024;
 /// Small objects that are read ahead of their turn.
 const READ_AHEAD: usize = 8;
 /// The uplink is divided anew this often.
@@ -90,6 +99,7 @@ impl Uploads {
             bandwidth: FairBandwidth::new(uplink.upload, share.upload_per_peer_bytes_per_s),
             uplink,
             slots: Arc::new(Slots { most: worthwhile.clamp(1, MAX_UPLOADS), used: Mutex::default() }),
+            window: WINDOW,
         }
     }
 
@@ -208,19 +218,66 @@ impl Uploads {
         }
     }
 
-    /// Bytes as fast as the limits allow, counted as they leave; the slot is free when they are through or nobody wants them any more.
+    /// Bytes as fast as the limits allow and the peer takes them; the slot is free when they are through, or when nobody wants them any more.
     fn paced(self: &Arc<Self>, peer: &str, slot: Slot, bytes: BoxStream<'static, io::Result<Bytes>>) -> Body {
-        let count = self.metrics.uploaded_bytes.get_or_create(&PeerLabel::of(peer)).clone();
-        let (uploads, peer) = (self.clone(), Arc::new(peer.to_owned()));
-        let paced = bytes.and_then(move |bytes| {
-            let (uploads, peer, count, _slot) = (uploads.clone(), peer.clone(), count.clone(), &slot);
-            async move {
-                uploads.bandwidth.take(&peer, bytes.len()).await;
-                count.inc_by(bytes.len() as u64);
-                Ok(Frame::data(bytes))
+        let (uploads, peer) = (self.clone(), peer.to_owned());
+        let (passing, mut parts) = mpsc::channel(1);
+        // A body is not asked for more by a peer that takes nothing, so somebody else has to lose patience.
+        tokio::spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                () = passing.closed() => {}
+                () = uploads.pass_on(&peer, bytes, &passing) => {}
             }
         });
-        StreamBody::new(paced).boxed_unsync()
+        let taken = stream::poll_fn(move |context| parts.poll_recv(context).map(Part::taken)).map_ok(Frame::data);
+        StreamBody::new(taken).boxed_unsync()
+    }
+
+    /// Counts bytes as they leave, until the peer is too slow.
+    async fn pass_on(
+        &self,
+        peer: &String,
+        mut bytes: BoxStream<'static, io::Result<Bytes>>,
+        passing: &mpsc::Sender<Part>,
+    ) {
+        let count = self.metrics.uploaded_bytes.get_or_create(&PeerLabel::of(peer)).clone();
+        let mut progress = Progress::new(self.window, SLOWEST_BYTES_PER_S);
+        loop {
+            let part = bytes.next().await;
+            let length = part.as_ref().and_then(|part| part.as_ref().ok()).map_or(0, Bytes::len);
+            self.bandwidth.take(peer, length).await;
+            let begun = Instant::now();
+            let Ok(Ok(place)) = timeout(self.window, passing.reserve()).await else { break };
+            match part {
+                Some(Ok(bytes)) if progress.goes_on(length as u64, begun.elapsed()) => {
+                    count.inc_by(length as u64);
+                    place.send(Part::Bytes(bytes));
+                }
+                Some(Ok(_)) => break,
+                Some(Err(error)) => return place.send(Part::Error(error)),
+                None => return place.send(Part::End),
+            }
+        }
+        tracing::debug!(peer, "takes its bytes too slowly");
+    }
+}
+
+/// What is passed on of an answer; if there is no more without an end, it is broken off.
+enum Part {
+    Bytes(Bytes),
+    Error(io::Error),
+    End,
+}
+
+impl Part {
+    fn taken(part: Option<Self>) -> Option<io::Result<Bytes>> {
+        match part {
+            Some(Self::Bytes(bytes)) => Some(Ok(bytes)),
+            Some(Self::Error(error)) => Some(Err(error)),
+            Some(Self::End) => None,
+            None => Some(Err(io::ErrorKind::TimedOut.into())),
+        }
     }
 }
 
@@ -284,10 +341,10 @@ mod tests {
     use crate::replicate::origin::rank::Policy;
     use crate::store::tests::location;
 
-    #[tokio::test]
-    async fn what_visitors_take_and_copies_lack_reaches_the_uplink_within_seconds() {
-        const MIB: u64 = 1 << 20;
-        let directory = tempfile::tempdir().unwrap();
+    const MIB: u64 = 1 << 20;
+
+    /// Uploads over a line of 8 MiB a second.
+    async fn uploads(directory: &tempfile::TempDir) -> Uploads {
         let store = Arc::new(ReplicaStore::open(location(directory.path())).await.unwrap());
         let terms = Arc::new(Terms::open(testing::database(), admit::tests::host(), testing::book(), 0, 0).unwrap());
         let share = Share {
@@ -308,7 +365,61 @@ mod tests {
             keep: Duration::ZERO,
             policy: Policy::default(),
         };
-        let uploads = Arc::new(Uploads::new(None, store, terms, mpsc::channel(1).0, Arc::default(), &share));
+        Uploads::new(None, store, terms, mpsc::channel(1).0, Arc::default(), &share)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_gives_its_place_back_and_finds_the_answer_broken_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let window = Duration::from_millis(200);
+        let uploads = Arc::new(Uploads { window, ..uploads(&directory).await });
+        let pieces = |count| stream::iter((0..count).map(|_| Ok(Bytes::from_static(&[7; 64 * 1024]))));
+        let answer = |peer: &str, pieces| {
+            let slot = Slots::enter(&uploads.slots, peer).unwrap();
+            uploads.paced(peer, slot, pieces)
+        };
+        let mut idle = answer("idle", pieces(100).boxed());
+        idle.frame().await.unwrap().unwrap();
+        // More than the window in all, but never without a piece for long.
+        let mut steady = answer("steady", pieces(10).boxed());
+        let mut taken = 0;
+        while let Some(piece) = steady.frame().await {
+            taken += piece.unwrap().into_data().unwrap().len();
+            tokio::time::sleep(window / 4).await;
+        }
+        assert_eq!(taken, 10 * 64 * 1024);
+        let given_back = async {
+            while !uploads.slots.used().is_empty() {
+                tokio::time::sleep(window / 10).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the place is held");
+        while let Some(piece) = idle.frame().await {
+            if piece.is_err() {
+                return;
+            }
+        }
+        panic!("an end where there is none");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_wants_any_more_gives_its_place_back_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let uploads = Arc::new(uploads(&directory).await);
+        let slot = Slots::enter(&uploads.slots, "gone").unwrap();
+        drop(uploads.paced("gone", slot, stream::pending().boxed()));
+        let given_back = async {
+            while !uploads.slots.used().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WINDOW / 2, given_back).await.expect("the place is held");
+    }
+
+    #[tokio::test]
+    async fn what_visitors_take_and_copies_lack_reaches_the_uplink_within_seconds() {
+        let directory = tempfile::tempdir().unwrap();
+        let uploads = Arc::new(uploads(&directory).await);
         let (load, lacks, cancel) =
             (Arc::<Mutex<LoadMeter>>::default(), Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let lacks_replicas = {

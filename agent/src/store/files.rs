@@ -64,7 +64,7 @@ impl Files {
     fn put_one(&self, put: &Put, is_single: bool) -> Result<(), StoreError> {
         let place = self.place(put.kind, &put.digest);
         if let (Source::Bytes(bytes), false) = (&put.source, is_single)
-            && let Some(written) = write_new(&place, bytes)
+            && let Some(written) = write_new(&place, |file| file.write_all(bytes))
         {
             return written.map_err(StoreError::io(&place));
         }
@@ -111,11 +111,13 @@ impl Files {
     }
 }
 
-/// Writes a file where there is none, and where its directory is; half of one that a crash leaves has no row, and a start removes it or
-/// finds its digest wrong. It saves a second directory change for each of many small files.
-fn write_new(place: &Path, bytes: &[u8]) -> Option<io::Result<()>> {
+/// Writes a file where there is none, and where its directory is; it saves a second directory change for each of many small files.
+///
+/// Half of one that a crash or a full disk leaves has no row, and whoever has written it, or a start, removes it, once it is known that nobody
+/// else has put the whole in its place meanwhile.
+fn write_new(place: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Option<io::Result<()>> {
     let mut file = OpenOptions::new().create_new(true).write(true).open(place).ok()?;
-    Some(file.write_all(bytes).inspect_err(|_| drop(std::fs::remove_file(place))))
+    Some(write(&mut file))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -124,4 +126,38 @@ fn parent(path: &Path) -> &Path {
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(StoreError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_leaves_what_another_has_put_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, digest) = (Files::open(directory.path()).unwrap(), Sha256([7; 32]));
+        let put = || Put { kind: Kind::Blob, digest, source: Source::Bytes(b"whole"[..].into()) };
+        let place = files.place(Kind::Blob, &digest);
+        std::fs::create_dir_all(parent(&place)).unwrap();
+        let written = write_new(&place, |file| {
+            file.write_all(b"wh")?;
+            files.put(&[put()]).remove(0).unwrap();
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(matches!(written, Some(Err(_))));
+        assert_eq!(std::fs::read(&place).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn half_a_file_is_replaced_by_the_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        let put = |n| Put { kind: Kind::Blob, digest: Sha256([n; 32]), source: Source::Bytes(b"whole"[..].into()) };
+        let place = files.place(Kind::Blob, &Sha256([0; 32]));
+        std::fs::create_dir_all(parent(&place)).unwrap();
+        std::fs::write(&place, b"wh").unwrap();
+        let puts: Vec<Put> = (0..=MAX_SINGLE_SYNCS as u8).map(put).collect();
+        assert!(files.put(&puts).iter().all(Result::is_ok));
+        assert_eq!(std::fs::read(&place).unwrap(), b"whole");
+    }
 }

@@ -23,7 +23,7 @@ use crate::publish::Board;
 use crate::replicate::messages::{Acknowledgement, Withdrawal};
 use crate::settings::Share;
 use crate::telemetry::Metrics;
-use talk::Talk;
+use talk::{Talk, in_turn};
 
 /// Offers this site's objects to its peers.
 pub struct Sharer {
@@ -73,6 +73,8 @@ const DEAD_MS: u64 = 60_000;
 const WEIGH_MS: u64 = 1_000;
 /// Talks at the same time.
 const MAX_TALKS: usize = 8;
+/// Of these, with peers that failed or were slow the last time: however many there are, they hold up nobody else's lease.
+const MAX_STRUGGLING_TALKS: usize = 2;
 /// What changes in one go is offered together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -180,13 +182,19 @@ impl Sharer {
             let is_due = talk.next_ms <= now_ms
                 || (is_idle(domain) && talk.begun_ms + RETRY_IDLE_MS <= now_ms)
                 || (talk.failures == 0 && plan.has_work(domain, now_ms));
-            if !talk.running && is_due && due.len() < room {
-                talk.running = true;
-                talk.begun_ms = now_ms;
-                due.push(peer);
+            if !talk.running && is_due {
+                due.push((talk.place(), peer));
             }
         }
-        due
+        let struggling = talks.values().filter(|talk| talk.running && talk.place().struggles).count();
+        let begun = in_turn(due, room, MAX_STRUGGLING_TALKS.saturating_sub(struggling));
+        for peer in &begun {
+            if let Some(talk) = talks.get_mut(&peer.record.domain) {
+                talk.running = true;
+                talk.begun_ms = now_ms;
+            }
+        }
+        begun
     }
 
     fn meet_peers(&self, now_ms: u64) {

@@ -4,7 +4,6 @@
 //! object is asked for at its `sources` in turn and `receive`d from the first chunk that is missing, for as long as a source
 //! makes `progress`.
 
-mod progress;
 mod queue;
 mod receive;
 mod sources;
@@ -13,6 +12,7 @@ mod work;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
@@ -29,8 +29,8 @@ use crate::replicate::batch::MAX_SMALL_BYTES;
 use crate::replicate::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
 use crate::store::{ReplicaStore, Reservation};
 use crate::telemetry::Metrics;
-use progress::Patience;
 use queue::Queue;
+use receive::Patience;
 
 /// Takes in replicas for other origins.
 pub struct Puller {
@@ -65,8 +65,18 @@ struct State {
 struct Running {
     sha256: Sha256,
     sequence: u64,
+    begun: Instant,
     /// None for one that comes in a batch, which is over soon.
-    cancel: Option<CancellationToken>,
+    ends: Option<Ends>,
+}
+
+/// How an object under way is ended.
+#[derive(Clone)]
+struct Ends {
+    /// It is not wanted any more.
+    cancel: CancellationToken,
+    /// Another origin's turn has come, and this goes on later; also cancelled with the other.
+    turn: CancellationToken,
 }
 
 /// One admitted object.
@@ -147,7 +157,7 @@ impl Puller {
         for (origin, paths) in &state.running {
             let unwanted = paths.iter().filter(|(path, running)| refuses(origin, path, &running.sha256));
             // What comes in a batch is looked at once more before it is committed.
-            unwanted.flat_map(|(_, running)| &running.cancel).for_each(CancellationToken::cancel);
+            unwanted.flat_map(|(_, running)| &running.ends).for_each(|ends| ends.cancel.cancel());
         }
         drop(state);
         // Reservations are given back after the lock.
@@ -169,7 +179,7 @@ impl Puller {
         if signed.key != origin.key() {
             return Err(Decline::BadRecord);
         }
-        let bytes = signed.payload.len().saturating_mul(2);
+        let bytes = waiting_bytes(&signed);
         if self.state().waiting.is_full(&origin.record.domain, bytes) || !self.is_heard(&origin.record.domain) {
             return Err(Decline::Busy);
         }
@@ -232,7 +242,7 @@ impl Puller {
             if running.sha256 == record.sha256 {
                 return Ok(Some(Verdict::Accepted));
             }
-            running.cancel.iter().for_each(CancellationToken::cancel);
+            running.ends.iter().for_each(|ends| ends.cancel.cancel());
         }
         let outdated = match state.waiting.find(&record.origin, &record.path) {
             Some(waiting) if waiting.record.sequence > record.sequence => return Err(Decline::Outdated),
@@ -297,6 +307,11 @@ impl Puller {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a record takes while it waits, signed and opened.
+fn waiting_bytes(signed: &Signed) -> usize {
+    signed.payload.len().saturating_mul(2)
 }
 
 impl Pull {

@@ -104,6 +104,11 @@ impl<T> Queue<T> {
         Some((origin, item))
     }
 
+    /// Origins that have something waiting.
+    pub(super) fn origins(&self) -> impl Iterator<Item = &String> {
+        self.turns.iter()
+    }
+
     /// The oldest items of an origin that `fits` wants, at most `most`.
     pub(super) fn gather(&mut self, origin: &str, most: usize, mut fits: impl FnMut(&T) -> bool) -> Vec<T> {
         let Some(lane) = self.origins.get(origin) else { return Vec::new() };

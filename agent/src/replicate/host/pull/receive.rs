@@ -1,5 +1,7 @@
 //! Taking in what one source sends: never more than was asked for, and never for longer than it is worth.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -10,13 +12,36 @@ use sha2::Digest;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
 use super::{Pull, Puller};
 use crate::identity::{Peer, PeerClientError};
 use crate::replicate::batch::{BATCHES_PATH, BatchError, BatchRequest, Decoder, Item};
 use crate::replicate::messages::OBJECTS_PATH;
+use crate::replicate::progress::Progress;
 use crate::store::{Incoming, IncomingError};
 use crate::telemetry::PeerLabel;
+
+/// How long a source is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the head of an answer, connecting included.
+    pub(super) head: Duration,
+    /// For the next bytes.
+    pub(super) silence: Duration,
+    /// A source is judged by so much waiting for it.
+    pub(super) window: Duration,
+    /// An object that takes longer makes way for another origin's while all jobs are taken.
+    pub(super) turn: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { head: s(8), silence: s(5), window: s(10), turn: s(60) }
+    }
+}
+
+/// A source that sends less than this over the window, in bytes per second, is given up.
+const SLOWEST_BYTES_PER_S: u64 = 16 * 1024;
 
 /// Why a pull came to nothing, or a source was left.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +118,8 @@ impl<'a> Download<'a> {
         cancel: &'a CancellationToken,
     ) -> Self {
         let pulled = puller.metrics.pulled_bytes.get_or_create(&PeerLabel::of(&source.record.domain)).clone();
-        Self { puller, origin, body: response.into_body(), progress: Progress::new(&puller.patience), pulled, cancel }
+        let progress = Progress::new(puller.patience.window, SLOWEST_BYTES_PER_S);
+        Self { puller, origin, body: response.into_body(), progress, pulled, cancel }
     }
 
     /// The next bytes; `None` at the end.

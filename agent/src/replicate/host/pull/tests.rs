@@ -282,3 +282,32 @@ async fn a_storm_of_offers_from_one_peer_leaves_others_alone() {
     assert!(took.as_secs() < 10, "{took:?}");
     assert!(host.puller.state().jobs.values().all(|jobs| *jobs <= 4));
 }
+
+#[tokio::test]
+async fn origins_that_are_only_just_fast_enough_make_way_for_one_that_has_nothing_under_way() {
+    let mut slow = Vec::new();
+    for n in 0..4 {
+        slow.push(Source::start(&format!("slow{n}.test"), Manner::Slowly).await);
+    }
+    let calm = Source::start("calm.test", Manner::Honestly).await;
+    let peers: Vec<&Source> = slow.iter().chain([&calm]).collect();
+    let host = HostLab::start(&peers).await;
+    let objects: Vec<Bytes> = (0..4).map(|n| noise(600 + n, 12 * CHUNK)).collect();
+    for (origin, n) in slow.iter().flat_map(|origin| (0..4).map(move |n| (origin, n))) {
+        host.accepts(origin, &origin.object(&format!("/{n}.png"), &objects[n], n as u64), &[]).await;
+    }
+    // So that there is something to keep of each.
+    let has_begun = |lengths: &[u64]| lengths.len() == 16 && lengths.iter().all(|length| *length > CHUNK_BYTES);
+    until("every job is under way", || has_begun(&host.unfinished())).await;
+    let object = noise(700, 2 * CHUNK);
+    host.accepts(&calm, &calm.object("/x.png", &object, 1), &[]).await;
+    host.takes_in(&calm, "/x.png", &object).await;
+    let is_held = |origin: &Source, n: usize| host.holds(origin, &format!("/{n}.png"), &objects[n]);
+    let held = slow.iter().map(|origin| (0..4).filter(|n| is_held(origin, *n)).count()).sum::<usize>();
+    assert_eq!(held, 0, "it waited until others were through");
+    for (origin, n) in slow.iter().flat_map(|origin| (0..4).map(move |n| (origin, n))) {
+        host.takes_in(origin, &format!("/{n}.png"), &objects[n]).await;
+    }
+    let again: Vec<String> = slow.iter().flat_map(|origin| origin.asked().split_off(4)).collect();
+    assert!(again.len() == 1 && again[0].starts_with("bytes="), "one went on where it was: {again:?}");
+}

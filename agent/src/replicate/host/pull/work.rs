@@ -1,17 +1,17 @@
 //! Working off what was admitted: several jobs at a time, few for any one origin.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2pcdn_core::object::ObjectRecord;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::receive::{Blame, PullError};
 use super::sources::Rounds;
-use super::{Pull, Puller, Running, State};
+use super::{Ends, Pull, Puller, Running, State, waiting_bytes};
 use crate::identity::{Peer, Signed};
 use crate::replicate::batch::MAX_BATCH_BYTES;
 use crate::replicate::messages::{ACKNOWLEDGEMENTS_PATH, Acknowledgements, Done, MAX_BATCH, MAX_MESSAGE_BYTES};
@@ -23,10 +23,12 @@ const MAX_JOBS: usize = 16;
 const MAX_JOBS_PER_ORIGIN: usize = 4;
 /// Time that jobs have to put away what they have when the agent stops.
 const PUT_AWAY: Duration = Duration::from_secs(3);
+/// So often in the time of a turn is looked whether one is over.
+const LOOKS_PER_TURN: u32 = 8;
 
 /// What one task does.
 enum Job {
-    One(Box<Pull>, CancellationToken),
+    One(Box<Pull>, Ends),
     Batch(Vec<Pull>),
 }
 
@@ -36,26 +38,30 @@ struct Entry {
     origin: String,
     /// Paths and sequences.
     names: Vec<(String, u64)>,
+    /// Waits again in the end.
+    again: Option<(Pull, Ends)>,
 }
 
 impl Puller {
     /// Pulls whatever was admitted until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut jobs = JoinSet::new();
+        let mut look = interval(self.patience.turn / LOOKS_PER_TURN);
         loop {
             while jobs.len() < MAX_JOBS
                 && let Some((job, entry)) = self.next_job(&cancel)
             {
                 let (puller, stop) = (self.clone(), cancel.clone());
                 jobs.spawn(async move {
-                    let _entry = entry;
-                    puller.work(job, &stop).await;
+                    let mut entry = entry;
+                    entry.again = puller.work(job, &stop).await;
                 });
             }
             tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(_) = jobs.join_next(), if !jobs.is_empty() => {}
                 () = self.wake.notified() => {}
+                _ = look.tick(), if jobs.len() >= MAX_JOBS => self.state().end_turn(self.patience.turn),
             }
         }
         // Whoever is late is cut off, as by a crash.
@@ -65,29 +71,32 @@ impl Puller {
     fn next_job(self: &Arc<Self>, stop: &CancellationToken) -> Option<(Job, Entry)> {
         let mut state = self.state();
         let (origin, job) = state.take_job(stop)?;
-        let (pulls, cancel) = match &job {
-            Job::One(pull, cancel) => (std::slice::from_ref(&**pull), Some(cancel)),
+        let (pulls, ends) = match &job {
+            Job::One(pull, ends) => (std::slice::from_ref(&**pull), Some(ends)),
             Job::Batch(pulls) => (&pulls[..], None),
         };
         let names = pulls.iter().map(|pull| (pull.record.path.clone(), pull.record.sequence)).collect();
         let running = state.running.entry(origin.clone()).or_default();
         for Pull { record, .. } in pulls {
             let (sha256, sequence) = (record.sha256, record.sequence);
-            running.insert(record.path.clone(), Running { sha256, sequence, cancel: cancel.cloned() });
+            let entry = Running { sha256, sequence, begun: Instant::now(), ends: ends.cloned() };
+            running.insert(record.path.clone(), entry);
         }
         *state.jobs.entry(origin.clone()).or_default() += 1;
         drop(state);
-        Some((job, Entry { puller: self.clone(), origin, names }))
+        Some((job, Entry { puller: self.clone(), origin, names, again: None }))
     }
 
-    async fn work(&self, job: Job, stop: &CancellationToken) {
+    /// What is left of a job whose turn was over.
+    async fn work(&self, job: Job, stop: &CancellationToken) -> Option<(Pull, Ends)> {
         // The operator may have said no while it waited.
         let is_wanted = |pull: &Pull| self.terms.refuses(&pull.record).is_none();
         match job {
-            Job::One(pull, cancel) if is_wanted(&pull) => {
+            Job::One(pull, ends) if is_wanted(&pull) => {
                 let (origin, path) = (pull.record.origin.clone(), pull.record.path.clone());
-                match self.pull_one(*pull, &cancel, stop).await {
-                    Ok(()) => tracing::debug!(%origin, %path, "replica committed"),
+                match self.pull_one(*pull, &ends, stop).await {
+                    Ok(None) => tracing::debug!(%origin, %path, "replica committed"),
+                    Ok(Some(pull)) => return Some((pull, ends)),
                     Err(PullError::Cancelled) => {}
                     Err(error) => tracing::warn!(%origin, %path, %error, "replica not taken in"),
                 }
@@ -95,7 +104,7 @@ impl Puller {
             Job::One(..) => {}
             Job::Batch(mut pulls) => {
                 pulls.retain(is_wanted);
-                let Some(origin) = pulls.first().map(|pull| pull.origin.clone()) else { return };
+                let origin = pulls.first().map(|pull| pull.origin.clone())?;
                 if let Err((left, error)) = self.pull_batch(&origin, pulls, stop).await
                     && !matches!(error, PullError::Cancelled)
                 {
@@ -105,23 +114,22 @@ impl Puller {
                 }
             }
         }
+        None
     }
 
-    async fn pull_one(
-        &self,
-        pull: Pull,
-        cancel: &CancellationToken,
-        stop: &CancellationToken,
-    ) -> Result<(), PullError> {
+    /// Makes one object a replica; returns it if its turn was over before all of it was here.
+    async fn pull_one(&self, pull: Pull, ends: &Ends, stop: &CancellationToken) -> Result<Option<Pull>, PullError> {
         let mut incoming = self.store.begin(&pull.record).await.map_err(IncomingError::from)?;
-        if let Err(error) = self.receive_from_any(&pull, &mut incoming, cancel).await {
+        if let Err(error) = self.receive_from_any(&pull, &mut incoming, &ends.turn).await {
+            let is_unwanted = ends.cancel.is_cancelled();
             // What stops with the agent goes on with it; of what is outdated nobody wants the rest.
-            if cancel.is_cancelled() && !stop.is_cancelled() {
+            if is_unwanted && !stop.is_cancelled() {
                 incoming.discard().await;
             } else {
                 incoming.suspend().await;
             }
-            return Err(error);
+            let goes_on = matches!(error, PullError::Cancelled) && !is_unwanted;
+            return if goes_on { Ok(Some(pull)) } else { Err(error) };
         }
         let Pull { origin, record, signed, reservation, .. } = pull;
         if self.terms.refuses(&record).is_some() {
@@ -135,7 +143,7 @@ impl Puller {
         }
         self.metrics.pulled.inc();
         self.send(&origin, vec![acknowledgement]).await;
-        Ok(())
+        Ok(None)
     }
 
     /// Drops what was committed while the operator said no: its origin has not heard of it, and never will.
@@ -254,11 +262,15 @@ impl Puller {
 impl State {
     /// The next object, or, if it is a small one, those that can come with it in one answer.
     fn take_job(&mut self, stop: &CancellationToken) -> Option<(String, Job)> {
-        let jobs = &self.jobs;
-        let may = |origin: &str| jobs.get(origin).copied().unwrap_or(0) < MAX_JOBS_PER_ORIGIN;
-        let (origin, first) = self.waiting.pop(may)?;
+        let (jobs, waiting) = (&self.jobs, &mut self.waiting);
+        let jobs_of = |origin: &str| jobs.get(origin).copied().unwrap_or(0);
+        // Whoever has the fewest under way comes first.
+        let (origin, first) =
+            (0..MAX_JOBS_PER_ORIGIN).find_map(|most| waiting.pop(|origin| jobs_of(origin) <= most))?;
         if !first.is_small() {
-            return Some((origin, Job::One(first.into(), stop.child_token())));
+            let cancel = stop.child_token();
+            let turn = cancel.child_token();
+            return Some((origin, Job::One(first.into(), Ends { cancel, turn })));
         }
         let mut room = MAX_BATCH_BYTES - first.record.size;
         let rest = self.waiting.gather(&origin, MAX_BATCH - 1, |pull| {
@@ -269,6 +281,24 @@ impl State {
             fits
         });
         Some((origin, Job::Batch([first].into_iter().chain(rest).collect())))
+    }
+
+    /// While all jobs are taken and an origin waits that has none, ends the longest of those that are under way for more than a `turn`, of
+    /// the origin that has most: sources that are only just fast enough would otherwise hold the jobs for hours.
+    fn end_turn(&self, turn: Duration) {
+        if self.waiting.origins().all(|origin| self.jobs.contains_key(origin)) {
+            return;
+        }
+        let under_way = self.running.iter().flat_map(|(origin, paths)| {
+            let jobs = self.jobs.get(origin).copied().unwrap_or(0);
+            paths.values().filter_map(move |running| Some((jobs, running.begun.elapsed(), running.ends.as_ref()?)))
+        });
+        let longest =
+            under_way.max_by_key(|(jobs, time, ends)| (ends.turn.is_cancelled(), *time >= turn, *jobs, *time));
+        // One that is ending already makes way soon.
+        if let Some((_, _, ends)) = longest.filter(|(_, time, _)| *time >= turn) {
+            ends.turn.cancel();
+        }
     }
 }
 
@@ -292,6 +322,16 @@ impl Drop for Entry {
                 state.jobs.remove(&self.origin);
             }
         }
+        let mut left = Vec::new();
+        // What became unwanted meanwhile has a newer version, or none, in its place.
+        if let Some((pull, _)) = self.again.take_if(|(_, ends)| !ends.cancel.is_cancelled()) {
+            let (path, bytes) = (pull.record.path.clone(), waiting_bytes(&pull.signed));
+            // Where there is no room, its origin offers it again.
+            let _ = state.waiting.push(&self.origin, &path, bytes, pull, &mut left);
+        }
+        drop(state);
+        // Reservations are given back after the lock.
+        drop(left);
     }
 }
 

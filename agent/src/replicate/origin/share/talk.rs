@@ -1,6 +1,7 @@
 //! The talk with one peer: what it need not keep any more, then what it is offered, and its lease with every answer.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Sharer;
 use crate::catalogue::OwnObject;
@@ -20,22 +21,59 @@ pub(super) struct Talk {
     pub(super) next_ms: u64,
     pub(super) failures: u32,
     pub(super) failing_since_ms: Option<u64>,
+    /// Whether an answer took long the last time.
+    pub(super) is_slow: bool,
+}
+
+/// The place of a peer in the order in which peers are talked to; the lowest is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// Whether it failed or was slow the last time.
+    pub(super) struggles: bool,
+    /// Failures in a row, as far as they tell peers apart.
+    failures: u32,
+    due_ms: u64,
+}
+
+/// Those of `due` that are talked to now: whoever has been due longest first, at most `room`, of whom at most `struggling` struggle. Of
+/// those, whoever has failed least is first, so that one failure costs no wait behind peers that never answer.
+pub(super) fn in_turn<T>(mut due: Vec<(Place, T)>, room: usize, struggling: usize) -> Vec<T> {
+    due.sort_by_key(|(place, _)| *place);
+    // Whoever struggles is behind all others.
+    let well = due.iter().take_while(|(place, _)| !place.struggles).count();
+    due.truncate(room.min(well.saturating_add(struggling)));
+    due.into_iter().map(|(_, peer)| peer).collect()
 }
 
 /// Leases are renewed this often.
 const RENEW_MS: u64 = 10_000;
 /// Longest pause after failures.
 const MAX_PAUSE_MS: u64 = 30_000;
+/// Failures in a row that are told apart.
+const MAX_COUNTED_FAILURES: u32 = 6;
+/// Batches of either kind in one talk; the rest waits until whoever else is due has had its turn.
+const MAX_BATCHES: usize = 16;
+/// A peer that takes longer for an answer is slow, and has one of each kind in a talk.
+const SLOW: Duration = Duration::from_secs(5);
+
+impl Talk {
+    pub(super) fn place(&self) -> Place {
+        let failures = self.failures.min(MAX_COUNTED_FAILURES);
+        Place { struggles: failures > 0 || self.is_slow, failures, due_ms: self.next_ms }
+    }
+}
 
 impl Sharer {
     /// Tells a peer what there is to tell, and notes when to talk to it again.
     pub(super) async fn talk(&self, peer: &Peer) {
         let domain = &peer.record.domain;
-        let result = self.tell(peer).await;
+        let mut slowest = Duration::ZERO;
+        let result = self.tell(peer, &mut slowest).await;
         let now_ms = monotonic_ms();
         let mut talks = self.talks();
         let Some(talk) = talks.get_mut(domain) else { return };
         talk.running = false;
+        talk.is_slow = slowest >= SLOW;
         let pause = match result {
             Ok(()) => {
                 (talk.failures, talk.failing_since_ms) = (0, None);
@@ -45,26 +83,31 @@ impl Sharer {
                 tracing::debug!(peer = %domain, %error, "offering");
                 talk.failures = talk.failures.saturating_add(1);
                 talk.failing_since_ms.get_or_insert(now_ms);
-                (500 << talk.failures.min(6)).min(MAX_PAUSE_MS)
+                (500 << talk.failures.min(MAX_COUNTED_FAILURES)).min(MAX_PAUSE_MS)
             }
         };
         talk.next_ms = now_ms + self.scaled(pause);
     }
 
-    async fn tell(&self, peer: &Peer) -> Result<(), PeerClientError> {
+    /// Tells what fits into one talk; notes how long the slowest answer took.
+    async fn tell(&self, peer: &Peer, slowest: &mut Duration) -> Result<(), PeerClientError> {
         let domain = &peer.record.domain;
-        self.send_leaving(peer).await?;
+        self.send_leaving(peer, slowest).await?;
         // The table has to know the host before its first acknowledgement can arrive.
         let mut is_known = self.holders.get(domain).is_some();
         let mut has_asked = false;
-        // A peer that was removed meanwhile has no talk any more.
-        while self.talks().contains_key(domain) {
+        for sent in 0.. {
+            // A peer that was removed meanwhile has no talk any more.
+            if is_enough(sent, *slowest) || !self.talks().contains_key(domain) {
+                break;
+            }
             let batch = if is_known { self.draw(domain) } else { Vec::new() };
             if is_known && batch.is_empty() && has_asked {
-                return Ok(());
+                break;
             }
             let offer = Offer { records: batch.iter().map(|(drawn, object)| offered(drawn, object)).collect() };
-            let answer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES).await;
+            let answer = self.client.json(&peer.record, OFFERS_PATH, &offer, MAX_MESSAGE_BYTES);
+            let answer = timed(answer, slowest).await;
             let answer = answer.inspect_err(|_| self.not_offered(domain, &batch));
             let OfferAnswer { verdicts, lease, room } = answer?;
             let now_ms = monotonic_ms();
@@ -73,7 +116,7 @@ impl Sharer {
             if verdicts.len() != batch.len() {
                 tracing::warn!(peer = %domain, "malformed answer to an offer");
                 self.not_offered(domain, &batch);
-                return Ok(());
+                break;
             }
             for ((drawn, object), verdict) in batch.iter().zip(verdicts) {
                 self.note(peer, drawn, object, verdict);
@@ -83,30 +126,29 @@ impl Sharer {
         Ok(())
     }
 
-    async fn send_leaving(&self, peer: &Peer) -> Result<(), PeerClientError> {
+    async fn send_leaving(&self, peer: &Peer, slowest: &mut Duration) -> Result<(), PeerClientError> {
         let origin = &self.catalogue.site().domain;
-        loop {
+        for sent in 0.. {
+            if is_enough(sent, *slowest) {
+                break;
+            }
             let leaving = self.plan().take_leaving(&peer.record.domain, monotonic_ms());
             if leaving.is_empty() {
-                return Ok(());
+                break;
             }
             let withdrawal = |(path, sha256): &(Arc<str>, _)| Withdrawal {
                 origin: origin.clone(),
                 path: path.to_string(),
                 sha256: *sha256,
             };
-            let sent = send_withdrawals(
-                &self.client,
-                peer,
-                leaving.iter().map(withdrawal).collect(),
-                WithdrawalReason::Unwanted,
-            )
-            .await;
-            if let Err(error) = sent {
+            let withdrawals = leaving.iter().map(withdrawal).collect();
+            let sending = send_withdrawals(&self.client, peer, withdrawals, WithdrawalReason::Unwanted);
+            if let Err(error) = timed(sending, slowest).await {
                 self.plan().not_told(&peer.record.domain, leaving);
                 return Err(error);
             }
         }
+        Ok(())
     }
 
     /// What the host is to be offered now, as it is at present.
@@ -153,6 +195,67 @@ impl Sharer {
     }
 }
 
+/// Whether so many batches of one kind are enough for one talk.
+fn is_enough(sent: usize, slowest: Duration) -> bool {
+    sent >= MAX_BATCHES || (sent > 0 && slowest >= SLOW)
+}
+
+/// Notes how long an answer took if none took longer.
+async fn timed<T>(answer: impl Future<Output = T>, slowest: &mut Duration) -> T {
+    let begun = Instant::now();
+    let answer = answer.await;
+    *slowest = begun.elapsed().max(*slowest);
+    answer
+}
+
 fn offered(drawn: &Drawn, object: &OwnObject) -> Offered {
     Offered { record: object.signed.clone(), sources: drawn.sources.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(talk: Talk) -> Place {
+        talk.place()
+    }
+
+    fn well(next_ms: u64) -> Place {
+        place(Talk { next_ms, ..Talk::default() })
+    }
+
+    fn failing(failures: u32, next_ms: u64) -> Place {
+        place(Talk { failures, next_ms, ..Talk::default() })
+    }
+
+    #[test]
+    fn whoever_is_due_longest_is_talked_to_first_whatever_its_name() {
+        let due = vec![(well(300), "a"), (well(100), "z"), (well(200), "m")];
+        assert_eq!(in_turn(due, 2, 2), ["z", "m"]);
+    }
+
+    #[test]
+    fn peers_that_hang_hold_up_nobody_else() {
+        let hanging = (0..24).map(|n| (failing(1 + n % 9, 0), format!("0a{n}")));
+        let slow = [(place(Talk { is_slow: true, ..Talk::default() }), "0b".to_owned())];
+        let honest = (0..3).map(|n| (well(1000 + n), format!("honest{n}")));
+        let due: Vec<_> = hanging.chain(slow).chain(honest).collect();
+        assert_eq!(in_turn(due.clone(), 8, 0), ["honest0", "honest1", "honest2"], "two struggle already");
+        assert_eq!(in_turn(due.clone(), 8, 2), ["honest0", "honest1", "honest2", "0b", "0a0"]);
+        assert_eq!(in_turn(due, 2, 2), ["honest0", "honest1"]);
+    }
+
+    #[test]
+    fn one_failure_costs_no_wait_behind_peers_that_never_answer() {
+        let due = vec![(failing(40, 0), "never"), (failing(9, 5), "seldom"), (failing(1, 900), "once")];
+        assert_eq!(in_turn(due.clone(), 8, 1), ["once"]);
+        assert_eq!(in_turn(due, 8, 2), ["once", "never"]);
+    }
+
+    #[test]
+    fn a_talk_ends_after_so_many_batches_and_with_a_slow_answer() {
+        let quick = Duration::from_millis(10);
+        assert!(!is_enough(0, SLOW) && is_enough(1, SLOW) && !is_enough(1, quick));
+        assert!(!is_enough(MAX_BATCHES - 1, quick) && is_enough(MAX_BATCHES, quick));
+    }
 }
