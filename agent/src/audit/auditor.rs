@@ -21,7 +21,7 @@ use crate::evidence::Evidence;
 use crate::evidence::judge::Finding;
 use crate::identity::Connector;
 use crate::publish::Board;
-use crate::replicate::origin::holders::{Copy, Holders};
+use crate::replicate::origin::holders::{Copy, Holder, Holders};
 use crate::reputation::account::{Cause, Verdict};
 use crate::reputation::book::Book;
 use crate::reputation::{Audited, Need};
@@ -143,7 +143,9 @@ impl Auditor {
     /// Holders to audit now, `room` at most, with the copy that a hint is about.
     fn due(&self, room: usize) -> Vec<(String, Option<Copy>)> {
         let listed = self.parts.holders.list();
-        let mut holding: Vec<&String> = listed.keys().filter(|domain| self.parts.board.held_by(domain) > 0).collect();
+        // Under a name that is not its own, a host would be judged by what another one serves.
+        let is_due = |(domain, holder): &(&String, &Holder)| holder.is_named && self.parts.board.held_by(domain) > 0;
+        let mut holding: Vec<&String> = listed.iter().filter(is_due).map(|(domain, _)| domain).collect();
         // Where slots are short, nobody is always first.
         let first = (draw() * holding.len() as f64) as usize;
         holding.rotate_left(first);
@@ -161,7 +163,7 @@ impl Auditor {
     async fn audit(&self, domain: &str, hinted: Option<Copy>, mut slot: Slot) {
         let is_hinted = hinted.is_some();
         let Some(object) = self.choose(domain, hinted) else { return };
-        let Some(holder) = self.parts.holders.get(domain) else { return };
+        let Some(holder) = self.parts.holders.get(domain).filter(|holder| holder.is_named) else { return };
         let record = &object.record;
         let extent = extent(object.class, record.size, draw);
         let extent = if is_hinted { extent.hinted() } else { extent };

@@ -213,7 +213,7 @@ impl Evidence {
         let mut url = Vec::new();
         write_location(&mut url, &holder.authority, self.domain.as_bytes(), &there.sha256, path).then_some(())?;
         let url = String::from_utf8(url).ok()?;
-        let (domain, now_ms) = (self.parts.board.domain_at(&holder.authority)?, monotonic_ms());
+        let (domain, now_ms) = (self.parts.board.domain_of(holder.id)?, monotonic_ms());
         let look = Look { holder: &domain, path, sha256: there.sha256, network };
         let mut tokens = lock(&self.tokens);
         if !tokens.admits(network, now_ms) || self.lookups.check().is_err() {
@@ -228,7 +228,7 @@ impl Evidence {
         let judge = lock(&self.judge);
         let doubtful: Vec<&str> = judge.doubtful(monotonic_ms()).collect();
         let is_doubtful = |holder: &&&HolderRow| {
-            self.parts.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
+            self.parts.board.domain_of(holder.id).is_some_and(|domain| doubtful.contains(&domain.as_str()))
         };
         open.iter().filter(is_doubtful).map(|holder| holder.id).collect()
     }
@@ -243,20 +243,25 @@ impl Evidence {
             self.doubt_all(&said.path, network);
             return StatusCode::NO_CONTENT;
         }
-        let holder = said.holder.as_deref().and_then(|authority| self.parts.board.domain_at(authority));
+        let holders =
+            said.holder.as_deref().map(|authority| self.parts.board.domains_at(authority)).unwrap_or_default();
         let token = said.token.as_deref().and_then(|token| u64::from_str_radix(token, 16).ok());
-        let (Some(domain), Some(sha256), Some(token)) = (holder, said.sha256, token) else {
+        let (false, Some(sha256), Some(token)) = (holders.is_empty(), said.sha256, token) else {
             self.ignored("unknown");
             return StatusCode::NO_CONTENT;
         };
-        let look = Look { holder: &domain, path: &said.path, sha256, network };
-        if let Err(refused) = lock(&self.tokens).take(&look, token, monotonic_ms()) {
-            self.ignored(match refused {
-                Refused::Foreign => "token",
-                Refused::Spent => "repeated",
-            });
-            return StatusCode::NO_CONTENT;
-        }
+        // Others may claim the name; the token is for the one that was chosen.
+        let looks = holders.iter().map(|holder| Look { holder, path: &said.path, sha256, network });
+        let look = match lock(&self.tokens).take_any(looks, token, monotonic_ms()) {
+            Ok(look) => look,
+            Err(refused) => {
+                self.ignored(match refused {
+                    Refused::Foreign => "token",
+                    Refused::Spent => "repeated",
+                });
+                return StatusCode::NO_CONTENT;
+            }
+        };
         if self.reports.check().is_err() {
             self.ignored("rate");
             return StatusCode::TOO_MANY_REQUESTS;

@@ -198,6 +198,24 @@ fn a_burst_of_forged_reports_suspends_nobody() {
         (0..5).for_each(|_| lab.evidence.audited("c.test", true));
         findings.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.name()));
     }
+/// Whoever claimed the name of a liar, or had a liar claim its own, stood between it and what visitors said of it.
+#[test]
+fn what_visitors_report_is_held_against_who_was_chosen_whoever_claims_its_name() {
+    let mut lab = lab();
+    // Known before, and with weight enough of its own until it took the other's name.
+    lab.board.set_peer("b.test", "r.c.test:8443", exposure(0));
+    lab.board.set_peer("d.test", "r.d.test", exposure(1000));
+    lab.board.set_holder("/x.png", &DIGEST, "d.test", true);
+    let mut networks = 0..;
+    for _ in 0..10 {
+        lab.rested();
+        let (network, place) = lab.place_at("r.c.test:8443", &mut networks);
+        assert_eq!(lab.report(&said(&place, "wrong"), network), StatusCode::NO_CONTENT);
+    }
+    assert_eq!(lab.findings.try_recv().map(|found| found.holder().to_owned()), Ok("c.test".to_owned()));
+    assert_eq!(lock(&lab.evidence.judge).doubtful(monotonic_ms()).collect::<Vec<_>>(), ["c.test"]);
+}
+
     assert!(findings.iter().all(|finding| *finding == "suspect"), "{findings:?}");
 }
 
