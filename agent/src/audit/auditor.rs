@@ -174,6 +174,7 @@ impl Auditor {
         let target = Target { authority: &holder.replica_name, path: &path, record, extent };
         let patience =
             Duration::from_millis(allowed_ms(holder.lease_bytes_per_s, extent.bytes()).saturating_mul(2).min(60_000));
+        let begun_ms = judging_now_ms();
         slot.reserve(extent);
         // What makes a decoder panic is of the host's making.
         let asked = AssertUnwindSafe(self.client.ask(&target, guise, patience)).catch_unwind().await;
@@ -213,7 +214,7 @@ impl Auditor {
         }
         let bytes_per_s = answer.filter(|_| bytes >= MEASURABLE_BYTES && verdict != Verdict::Unreachable);
         let bytes_per_s = bytes_per_s.map(|answer| bytes as f64 * 1000.0 / answer.took_ms.max(1) as f64);
-        self.conclude(domain, &Audited { verdict, path: &record.path, bytes_per_s }, &object);
+        self.conclude(domain, &Audited { verdict, path: &record.path, bytes_per_s, begun_ms }, &object);
     }
 
     fn conclude(&self, domain: &str, audited: &Audited<'_>, object: &OwnObject) {

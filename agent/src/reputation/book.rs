@@ -166,8 +166,8 @@ mod tests {
     use crate::identity::testing;
 
     fn wrong(book: &Book) {
-        let audited = Audited { verdict: Verdict::WrongBytes, path: "/x", bytes_per_s: None };
-        book.judge(|reputation, now_ms| reputation.audited("b.test", &audited, now_ms));
+        let audited = |begun_ms| Audited { verdict: Verdict::WrongBytes, path: "/x", bytes_per_s: None, begun_ms };
+        book.judge(|reputation, now_ms| reputation.audited("b.test", &audited(now_ms), now_ms));
     }
 
     fn open(db: &Arc<StateDb>, mode: Mode) -> Book {

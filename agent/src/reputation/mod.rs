@@ -69,6 +69,8 @@ pub struct Audited<'a> {
 }
 
 /// Where a peer stands, the gravest that applies.
+    /// When it began: of wrong ones that overlap, the first to end is a strike.
+    pub begun_ms: u64,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum State {
@@ -174,9 +176,12 @@ impl Reputation {
             Verdict::WrongBytes => {
                 let Some(marks) = marks_of(&mut self.marks, domain) else { return };
                 let integrity = &mut marks.integrity;
-                let isolates = integrity.wrong(&self.formulas, now_ms);
-                let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
-                account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
+                // Several audits of a host run at once, and an accident that lasts a minute must not count as if it came again and again.
+                if !integrity.has_struck_since(audited.begun_ms, now_ms) {
+                    let isolates = integrity.wrong(&self.formulas, now_ms);
+                    let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
+                    account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
+                }
             }
             Verdict::Missing | Verdict::Slow | Verdict::Unreachable => {}
         }
