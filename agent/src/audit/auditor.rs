@@ -86,6 +86,16 @@ impl Auditor {
         holders.iter().for_each(|domain| watch.hinted(domain, copy));
     }
 
+    /// Tells those who judge by visitors' browsers whom they had suspended before this start, or they would suspend as many others.
+    pub fn remember_suspensions(&self) {
+        let Some(evidence) = &self.parts.evidence else { return };
+        self.parts.book.judge(|reputation, now_ms| {
+            for (domain, left_ms, suspensions) in reputation.suspensions(now_ms) {
+                evidence.restore(domain, left_ms, suspensions);
+            }
+        });
+    }
+
     /// The operator holds nothing against a holder any more: what visitors reported of it is forgotten.
     pub fn forgiven(&self, domain: &str) {
         if let Some(evidence) = &self.parts.evidence {

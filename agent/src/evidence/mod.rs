@@ -9,6 +9,7 @@ mod meter;
 mod said;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +36,7 @@ use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
 use crate::settings::EvidenceSettings;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
-use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, Report};
+use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, MAX_RECORDS, Report};
 use meter::Meter;
 pub use said::{Outcome, Place, Said};
 use tokens::{Look, Refused, Tokens};
@@ -47,7 +48,8 @@ pub const WHERE_PATH: &str = "/.well-known/p2pcdn/v1/evidence/where";
 /// POST [`Said`].
 pub const REPORT_PATH: &str = "/.well-known/p2pcdn/v1/evidence";
 
-/// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again.
+/// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again, or it is tried again later to say that its
+/// suspension is over.
 pub const MAX_FINDINGS: usize = 64;
 
 /// What this site's visitors report.
@@ -59,6 +61,8 @@ pub struct Evidence {
     judge: Mutex<Judge>,
     requests: Mutex<Meter>,
     tokens: Mutex<Tokens>,
+    /// Hosts of which there was no room to say that they are suspended no longer, tried again with every tick; at most [`MAX_RECORDS`].
+    unsaid: Mutex<BTreeSet<String>>,
     lookups: DefaultDirectRateLimiter,
     reports: DefaultDirectRateLimiter,
 }
@@ -107,6 +111,7 @@ impl Evidence {
             requests: Mutex::new(Meter::new(REQUESTS_PER_MIN, 60_000)),
             tokens: Mutex::new(Tokens::new(parts.key, most, bounds.limited_ms)),
             judge: Mutex::new(Judge::new(bounds)),
+            unsaid: Mutex::default(),
             parts,
             lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S)),
             reports: RateLimiter::direct(Quota::per_second(REPORTS_PER_S)),
@@ -162,14 +167,25 @@ impl Evidence {
                 _ = tick.tick() => {}
             }
             let hosts = self.parts.holders.possible();
-            let findings = lock(&self.judge).tick(hosts, monotonic_ms());
-            self.hand_on(findings);
+            self.tick(hosts);
         }
+    }
+
+    fn tick(&self, hosts: usize) {
+        let unsaid = std::mem::take(&mut *lock(&self.unsaid));
+        unsaid.into_iter().for_each(|holder| self.say(Finding::Resume { holder }));
+        let findings = lock(&self.judge).tick(hosts, monotonic_ms());
+        self.hand_on(findings);
     }
 
     /// An audit of a host has come to its end; see [`Judge::audited`].
     pub fn audited(&self, domain: &str, clean: bool) {
         lock(&self.judge).audited(domain, clean, monotonic_ms());
+    }
+
+    /// See [`Judge::restore`]; to be called before [`Self::run`].
+    pub fn restore(&self, domain: &str, left_ms: u64, suspensions: u32) {
+        lock(&self.judge).restore(domain, left_ms, suspensions, monotonic_ms());
     }
 
     /// See [`Judge::forget`].
@@ -310,11 +326,22 @@ impl Evidence {
 
     fn hand_on(&self, findings: Vec<Finding>) {
         for finding in findings {
-            let holder = finding.holder().to_owned();
             self.parts.metrics.evidence_findings.get_or_create(&OutcomeLabel { outcome: finding.name() }).inc();
-            if self.parts.findings.try_send(finding).is_err() {
-                tracing::warn!(peer = %holder, "too many findings of visitors wait for audits, beginning anew with this host");
-                self.forget(&holder);
+            self.say(finding);
+        }
+    }
+
+    fn say(&self, finding: Finding) {
+        let Err(refused) = self.parts.findings.try_send(finding) else { return };
+        let mut unsaid = lock(&self.unsaid);
+        match refused.into_inner() {
+            Finding::Resume { holder } if unsaid.len() < MAX_RECORDS => {
+                unsaid.insert(holder);
+            }
+            finding => {
+                let peer = finding.holder();
+                tracing::warn!(%peer, "too many findings of visitors wait for audits, beginning anew with this host");
+                self.forget(peer);
             }
         }
     }

@@ -161,6 +161,23 @@ fn reports_become_findings_and_a_full_queue_makes_the_host_be_found_again() {
     assert_eq!((taken(&mut lab), taken(&mut lab)), (suspect, None));
 }
 
+/// A host was suspended for good where nobody was told that its time was over.
+#[test]
+fn the_end_of_a_suspension_is_said_until_it_is_heard() {
+    let mut lab = lab();
+    for holder in ["b.test", "c.test"] {
+        lab.evidence.restore(holder, 0, 1);
+    }
+    let mut resumed = Vec::new();
+    for _ in 0..3 {
+        lab.evidence.tick(6);
+        resumed.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.holder().to_owned()));
+    }
+    resumed.sort_unstable();
+    assert_eq!(resumed, ["b.test", "c.test"], "each once, though there was room for one at a time");
+    assert!(lock(&lab.evidence.unsaid).is_empty());
+}
+
 #[test]
 fn nobody_reports_on_a_host_of_his_choice_or_with_what_another_was_given() {
     let lab = lab();
@@ -181,23 +198,6 @@ fn nobody_reports_on_a_host_of_his_choice_or_with_what_another_was_given() {
     assert_eq!((lab.counted(Outcome::Wrong), lab.ignored("repeated")), (1, 1));
 }
 
-/// Thirty-six forged reports on one host from six networks suspended it within half a minute.
-#[test]
-fn a_burst_of_forged_reports_suspends_nobody() {
-    let mut lab = lab();
-    lab.board.set_peer("d.test", "r.d.test", exposure(1000));
-    lab.board.set_holder("/x.png", &DIGEST, "d.test", true);
-    let mut findings = Vec::new();
-    for turn in 0..200 {
-        lab.rested();
-        let network = turn % 6;
-        if let Some(place) = lab.place(network) {
-            let outcome = if place.url.starts_with("https://r.c.test") { "wrong" } else { "good" };
-            lab.report(&said(&place, outcome), network);
-        }
-        (0..5).for_each(|_| lab.evidence.audited("c.test", true));
-        findings.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.name()));
-    }
 /// Whoever claimed the name of a liar, or had a liar claim its own, stood between it and what visitors said of it.
 #[test]
 fn what_visitors_report_is_held_against_who_was_chosen_whoever_claims_its_name() {
@@ -216,6 +216,23 @@ fn what_visitors_report_is_held_against_who_was_chosen_whoever_claims_its_name()
     assert_eq!(lock(&lab.evidence.judge).doubtful(monotonic_ms()).collect::<Vec<_>>(), ["c.test"]);
 }
 
+/// Thirty-six forged reports on one host from six networks suspended it within half a minute.
+#[test]
+fn a_burst_of_forged_reports_suspends_nobody() {
+    let mut lab = lab();
+    lab.board.set_peer("d.test", "r.d.test", exposure(1000));
+    lab.board.set_holder("/x.png", &DIGEST, "d.test", true);
+    let mut findings = Vec::new();
+    for turn in 0..200 {
+        lab.rested();
+        let network = turn % 6;
+        if let Some(place) = lab.place(network) {
+            let outcome = if place.url.starts_with("https://r.c.test") { "wrong" } else { "good" };
+            lab.report(&said(&place, outcome), network);
+        }
+        (0..5).for_each(|_| lab.evidence.audited("c.test", true));
+        findings.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.name()));
+    }
     assert!(findings.iter().all(|finding| *finding == "suspect"), "{findings:?}");
 }
 

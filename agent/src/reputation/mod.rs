@@ -319,6 +319,12 @@ impl Reputation {
 
     /// Has these domains count as changed.
     pub fn touch(&mut self, domains: impl Iterator<Item = String>) {
+    /// Every peer that is suspended, for how many milliseconds yet, and for the how manieth time.
+    pub fn suspensions(&self, now_ms: u64) -> impl Iterator<Item = (&String, u64, u32)> {
+        let rests = self.accounts.iter().filter(move |(_, account)| now_ms < account.suspended_until_ms);
+        rests.map(move |(domain, account)| (domain, account.suspended_until_ms - now_ms, account.suspensions()))
+    }
+
         self.changed.extend(domains);
     }
 
