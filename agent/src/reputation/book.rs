@@ -70,8 +70,10 @@ impl Book {
 
     /// These are the peers now.
     pub fn meet<'a>(&self, peers: impl Iterator<Item = (&'a str, Membership)>) {
+        let peers: Vec<(&str, Membership)> = peers.collect();
         let (mut reputation, now_ms) = (self.reputation(), judging_now_ms());
-        peers.for_each(|(domain, membership)| reputation.meet(domain, membership, now_ms));
+        reputation.are_peers(peers.iter().map(|(domain, _)| (*domain).to_owned()).collect());
+        peers.into_iter().for_each(|(domain, membership)| reputation.meet(domain, membership, now_ms));
     }
 
     /// What follows for redirects to a peer that so many bytes per second are to be sent to.

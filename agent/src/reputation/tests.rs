@@ -187,6 +187,32 @@ fn what_is_remembered_is_bounded_and_marks_are_not_washed_out() {
     assert!(matches!(state(&reputation, "evil.example", 3), State::Struck { .. }));
 }
 
+/// A flood of names pushed out who had been known for long, and whose suspension was forgotten with the rest.
+#[test]
+fn strangers_that_come_and_go_push_out_one_another() {
+    use Membership::{Invited, Open};
+    let mut reputation = with(&[
+        ("friend.example", Invited),
+        ("former.example", Invited),
+        ("known.example", Open),
+        ("suspended.example", Open),
+        ("young.example", Open),
+    ]);
+    reputation.are_peers(["friend.example".to_owned(), "young.example".to_owned()].into());
+    audit(&mut reputation, "known.example", &GOOD, 50, 1);
+    reputation.suspended("suspended.example", "three networks", 2 * DAY_MS);
+    for number in 0..MAX_ACCOUNTS + 5 {
+        reputation.meet(&format!("n{number}.example"), Open, 3 * DAY_MS);
+    }
+    let left: Vec<_> = reputation.domains().filter(|domain| !domain.starts_with('n')).cloned().collect();
+    let kept = ["former.example", "friend.example", "known.example", "suspended.example", "young.example"];
+    assert_eq!(left, kept);
+    assert_eq!(reputation.domains().count(), MAX_ACCOUNTS);
+    let after = 100 * DAY_MS;
+    reputation.meet("late.example", Open, after);
+    assert!(reputation.account("suspended.example").is_none(), "its time is over, and it never proved itself");
+}
+
 #[test]
 fn what_is_kept_can_be_written_and_read() {
     let mut reputation = with(&[("b.example", Membership::Open)]);
