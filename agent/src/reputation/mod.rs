@@ -319,7 +319,7 @@ impl Reputation {
         self.accounts.keys()
     }
 
-    /// Every peer that is suspended, for how many milliseconds yet, and for the how manieth time.
+    /// Every peer that is suspended, for how many milliseconds yet, and how often it has been so far.
     pub fn suspensions(&self, now_ms: u64) -> impl Iterator<Item = (&String, u64, u32)> {
         let rests = self.accounts.iter().filter(move |(_, account)| now_ms < account.suspended_until_ms);
         rests.map(move |(domain, account)| (domain, account.suspended_until_ms - now_ms, account.suspensions()))
