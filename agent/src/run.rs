@@ -225,7 +225,9 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
             evidence: evidence.clone(),
             metrics: metrics.clone(),
         };
-        Arc::new(Auditor::new(domain.clone(), parts, AuditClient::new(connector.clone(), &audit_tls)))
+        let auditor = Auditor::new(domain.clone(), parts, AuditClient::new(connector.clone(), &audit_tls));
+        auditor.remember_suspensions();
+        Arc::new(auditor)
     });
     let puller = Puller::new(
         domain.clone(),

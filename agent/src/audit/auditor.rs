@@ -1,9 +1,10 @@
 //! Keeps audits going: who is due, what is asked, and where the verdicts go.
 
-use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use p2pcdn_core::lookup::{REPLICA_PREFIX, RETURN_PREFIX};
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use tokio::sync::mpsc;
@@ -14,15 +15,15 @@ use super::client::{AuditClient, Target};
 use super::doubt::Doubt;
 use super::guise::guise;
 use super::pick::{Pick, extent, pick};
-use super::schedule::{Budget, Traffic, poisson};
 use super::verdict::{Expected, allowed_ms, verdict};
+use super::watch::{Slot, Watch, lock};
 use crate::catalogue::{Catalogue, OwnObject};
 use crate::clock::{judging_now_ms, monotonic_ms, now_s};
 use crate::evidence::Evidence;
 use crate::evidence::judge::Finding;
 use crate::identity::Connector;
 use crate::publish::Board;
-use crate::replicate::origin::holders::{Copy, Holders};
+use crate::replicate::origin::holders::{Copy, Holder, Holders};
 use crate::reputation::account::{Cause, Verdict};
 use crate::reputation::book::Book;
 use crate::reputation::{Audited, Need};
@@ -33,7 +34,8 @@ pub struct Auditor {
     parts: Parts,
     client: AuditClient,
     domain: String,
-    state: Mutex<State>,
+    watch: Arc<Mutex<Watch>>,
+    doubt: Mutex<Doubt>,
 }
 
 /// What an auditor works with.
@@ -54,49 +56,10 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
-struct State {
-    peers: HashMap<String, Watched>,
-    budget: Budget,
-    /// Bytes at most that audits will have taken which are under way.
-    under_way_bytes: u64,
-    doubt: Doubt,
-    hints: VecDeque<(String, Copy)>,
-}
-
-#[derive(Default)]
-struct Watched {
-    traffic: Traffic,
-    redirects: u32,
-    redirected_bytes: u64,
-    audited_bytes: u64,
-    running: usize,
-    at_once: usize,
-    hinted_ms: Option<u64>,
-    /// Its last audit had to wait for it.
-    is_late: bool,
-}
-
-impl Watched {
-    /// Audits that may begin now. Whoever lets audits wait gets one at a time: a few that answer slowly must not keep all others from being
-    /// looked at.
-    fn free(&self) -> usize {
-        let most = if self.is_late { 1 } else { MAX_AUDITS_OF_PEER };
-        most.saturating_sub(self.running)
-    }
-}
-
 /// How often it is looked up who is due.
 const TICK: Duration = Duration::from_millis(200);
-/// Audits at the same time, in all and of one peer.
+/// Audits at the same time.
 const MAX_AUDITS: usize = 32;
-const MAX_AUDITS_OF_PEER: usize = 4;
-/// Hints that wait; clients can make up any number of them.
-const MAX_HINTS: usize = 64;
-/// A client's hint leads to an audit of one peer at most this often.
-const HINT_MS: u64 = 2_000;
-/// Audits that a host gets at once when visitors' browsers suspect it.
-const AUDITS_OF_SUSPECT: usize = MAX_AUDITS_OF_PEER;
 /// Shortest body that says how fast a host is, in bytes.
 const MEASURABLE_BYTES: u64 = 128 * 1024;
 /// Choices that are made before any object will do.
@@ -109,25 +72,28 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 impl Auditor {
     /// An auditor for the site `domain`.
     pub fn new(domain: String, parts: Parts, client: AuditClient) -> Self {
-        Self { parts, client, domain, state: Mutex::default() }
+        Self { parts, client, domain, watch: Arc::default(), doubt: Mutex::default() }
     }
 
     /// Takes in redirects to a holder.
     pub fn redirected(&self, domain: &str, requests: u32, bytes: u64) {
-        let mut state = self.state();
-        let peer = state.peers.entry(domain.to_owned()).or_default();
-        peer.redirects = peer.redirects.saturating_add(requests);
-        peer.redirected_bytes = peer.redirected_bytes.saturating_add(bytes);
+        lock(&self.watch).redirected(domain, requests, bytes);
     }
 
     /// A client came back for an object that these should hold, or says so: each is looked at soon, and not too often.
     pub fn hinted(&self, copy: &Copy, holders: &[String]) {
-        let mut state = self.state();
-        for domain in holders {
-            if state.hints.len() < MAX_HINTS {
-                state.hints.push_back((domain.clone(), copy.clone()));
+        let mut watch = lock(&self.watch);
+        holders.iter().for_each(|domain| watch.hinted(domain, copy));
+    }
+
+    /// Tells those who judge by visitors' browsers whom they had suspended before this start, or they would suspend as many others.
+    pub fn remember_suspensions(&self) {
+        let Some(evidence) = &self.parts.evidence else { return };
+        self.parts.book.judge(|reputation, now_ms| {
+            for (domain, left_ms, suspensions) in reputation.suspensions(now_ms) {
+                evidence.restore(domain, left_ms, suspensions);
             }
-        }
+        });
     }
 
     /// The operator holds nothing against a holder any more: what visitors reported of it is forgotten.
@@ -152,12 +118,8 @@ impl Auditor {
             self.parts.holders.review();
             for (domain, copy) in self.due(MAX_AUDITS.saturating_sub(audits.len())) {
                 let auditor = self.clone();
-                audits.spawn(async move {
-                    auditor.audit(&domain, copy).await;
-                    if let Some(peer) = auditor.state().peers.get_mut(&domain) {
-                        peer.running = peer.running.saturating_sub(1);
-                    }
-                });
+                let slot = Slot::of(self.watch.clone(), domain.clone(), copy.is_some());
+                audits.spawn(async move { auditor.audit(&domain, copy, slot).await });
             }
         }
     }
@@ -175,9 +137,7 @@ impl Auditor {
                 Finding::Suspect { text, .. } => {
                     tracing::warn!(peer = %holder, "looking at a host more closely: {text}");
                     self.parts.book.judge(|reputation, now_ms| reputation.suspected(holder, Cause::Visitors, now_ms));
-                    let mut state = self.state();
-                    let peer = state.peers.entry(holder.to_owned()).or_default();
-                    peer.at_once = peer.at_once.max(AUDITS_OF_SUSPECT);
+                    lock(&self.watch).suspected(holder);
                 }
                 Finding::Suspend { text, .. } => {
                     tracing::warn!(peer = %holder, "host tells audits from visitors, no more redirects: {text}");
@@ -194,88 +154,61 @@ impl Auditor {
 
     /// Holders to audit now, `room` at most, with the copy that a hint is about.
     fn due(&self, room: usize) -> Vec<(String, Option<Copy>)> {
-        let now_ms = judging_now_ms();
-        let listed: Vec<String> = self.parts.holders.list().into_keys().collect();
-        let mut state = self.state();
-        let state = &mut *state;
-        state.peers.retain(|domain, peer| peer.running > 0 || listed.contains(domain));
-        let mut holding: Vec<&String> = listed.iter().filter(|domain| self.parts.board.held_by(domain) > 0).collect();
+        let listed = self.parts.holders.list();
+        // Under a name that is not its own, a host would be judged by what another one serves.
+        let is_due = |(domain, holder): &(&String, &Holder)| holder.is_named && self.parts.board.held_by(domain) > 0;
+        let mut holding: Vec<&String> = listed.iter().filter(is_due).map(|(domain, _)| domain).collect();
         // Where slots are short, nobody is always first.
         let first = (draw() * holding.len() as f64) as usize;
         holding.rotate_left(first);
-        let per_day: f64 = state.peers.values().map(|peer| peer.traffic.per_day()).sum();
-        let typical = per_day / holding.len().max(1) as f64;
-        let (formulas, needs): (_, Vec<Need>) = self.parts.book.judge(|reputation, now_ms| {
-            let needs = holding.iter().map(|domain| reputation.need(domain, now_ms));
+        let (formulas, holding): (_, Vec<(String, Need)>) = self.parts.book.judge(|reputation, now_ms| {
+            let needs = holding.into_iter().map(|domain| (domain.clone(), reputation.need(domain, now_ms)));
             (reputation.formulas().clone(), needs.collect())
         });
-        let (mut redirected, mut audited) = (0, 0);
-        for peer in state.peers.values_mut() {
-            redirected += std::mem::take(&mut peer.redirected_bytes);
-            audited += std::mem::take(&mut peer.audited_bytes);
-        }
-        state.budget.note(redirected, audited, &formulas, now_ms);
-        let has_budget = state.budget.has_room(state.under_way_bytes);
-        let mut due = Vec::new();
-        let mut draw = draw;
-        for (domain, need) in holding.into_iter().zip(needs) {
-            let peer = state.peers.entry(domain.clone()).or_default();
-            let redirects = std::mem::take(&mut peer.redirects);
-            let mean = peer.traffic.step(need, redirects, typical, has_budget, &formulas, now_ms);
-            let at_once = (need.first as usize).saturating_sub(peer.running).max(std::mem::take(&mut peer.at_once));
-            let wanted = (poisson(mean, &mut draw) as usize).max(if need.factor > 0.0 { at_once } else { 0 });
-            let free = peer.free().min(room.saturating_sub(due.len()));
-            for _ in 0..wanted.min(free) {
-                peer.running += 1;
-                due.push((domain.clone(), None));
-            }
-        }
-        for (domain, copy) in std::mem::take(&mut state.hints) {
-            let Some(peer) = state.peers.get_mut(&domain) else { continue };
-            let is_time = peer.hinted_ms.is_none_or(|at| monotonic_ms().saturating_sub(at) >= HINT_MS);
-            if is_time && peer.free() > 0 && due.len() < room {
-                peer.hinted_ms = Some(monotonic_ms());
-                peer.running += 1;
-                due.push((domain, Some(copy)));
-            }
-        }
-        due
+        let mut watch = lock(&self.watch);
+        watch.retain(|domain| listed.contains_key(domain));
+        watch.due(&holding, room, &formulas, judging_now_ms(), draw)
     }
 
     /// `hinted` is a copy that a client's word is about. Clients choose what they speak of, and may be the host's friends or foes: such an
     /// audit counts only where it finds wrong bytes. Whether the copy is there at all is for probes to see.
-    async fn audit(&self, domain: &str, hinted: Option<Copy>) {
+    async fn audit(&self, domain: &str, hinted: Option<Copy>, mut slot: Slot) {
         let is_hinted = hinted.is_some();
         let Some(object) = self.choose(domain, hinted) else { return };
-        let Some(holder) = self.parts.holders.get(domain) else { return };
+        let Some(holder) = self.parts.holders.get(domain).filter(|holder| holder.is_named) else { return };
         let record = &object.record;
         let extent = extent(object.class, record.size, draw);
+        let extent = if is_hinted { extent.hinted() } else { extent };
         let path = format!("{REPLICA_PREFIX}{}/{}{}", self.domain, record.sha256, record.path);
         let guise = guise(object.class, extent, &self.domain, &holder.replica_name, now_s(), draw);
         let target = Target { authority: &holder.replica_name, path: &path, record, extent };
         let patience =
             Duration::from_millis(allowed_ms(holder.lease_bytes_per_s, extent.bytes()).saturating_mul(2).min(60_000));
-        self.state().under_way_bytes += extent.bytes();
-        let answer = self.client.ask(&target, guise, patience).await;
-        if let Err(error) = &answer {
-            tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
-        }
-        let answer = answer.ok();
+        let begun_ms = judging_now_ms();
+        slot.reserve(extent);
+        // What makes a decoder panic is of the host's making.
+        let asked = AssertUnwindSafe(self.client.ask(&target, guise, patience)).catch_unwind().await;
+        let has_panicked = asked.is_err();
+        let answer = match asked {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
+                None
+            }
+            Err(_) => {
+                tracing::error!(peer = %domain, path = %record.path, "reading what a host sent failed, which it answers for");
+                None
+            }
+        };
         let grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
         let is_recent = monotonic_ms().saturating_sub(object.since_ms) < grace_ms;
         let former = object.former.filter(|_| is_recent);
         let return_url = format!("https://{}{RETURN_PREFIX}{}", self.domain, record.path.trim_start_matches('/'));
         let lease_bytes_per_s = holder.lease_bytes_per_s;
         let expected = Expected { record, former, lease_bytes_per_s, return_url: &return_url };
-        let verdict = verdict(&expected, answer.as_ref());
+        let verdict = if has_panicked { Some(Verdict::Missing) } else { verdict(&expected, answer.as_ref()) };
         let bytes = answer.as_ref().map_or(0, |answer| answer.body.bytes);
-        {
-            let mut state = self.state();
-            state.under_way_bytes = state.under_way_bytes.saturating_sub(extent.bytes());
-            if let Some(peer) = state.peers.get_mut(domain) {
-                peer.audited_bytes = peer.audited_bytes.saturating_add(bytes);
-            }
-        }
+        slot.took(if has_panicked { extent.bytes() } else { bytes });
         let Some(verdict) = verdict else { return };
         // The host has heard of the change before this site's own table did.
         let is_current = self.parts.board.holds(&record.path, &record.sha256, domain);
@@ -286,23 +219,18 @@ impl Auditor {
             return;
         }
         // Whoever has answered anything can be reached.
-        if answer.is_none() && self.is_own_fault(domain).await {
+        if answer.is_none() && !has_panicked && self.is_own_fault(domain).await {
             return;
         }
         let bytes_per_s = answer.filter(|_| bytes >= MEASURABLE_BYTES && verdict != Verdict::Unreachable);
         let bytes_per_s = bytes_per_s.map(|answer| bytes as f64 * 1000.0 / answer.took_ms.max(1) as f64);
-        self.conclude(domain, &Audited { verdict, path: &record.path, bytes_per_s }, &object);
+        self.conclude(domain, &Audited { verdict, path: &record.path, bytes_per_s, begun_ms }, &object);
     }
 
     fn conclude(&self, domain: &str, audited: &Audited<'_>, object: &OwnObject) {
         let verdict = audited.verdict;
-        {
-            let mut state = self.state();
-            state.doubt.note(domain, verdict, judging_now_ms());
-            if let Some(peer) = state.peers.get_mut(domain) {
-                peer.is_late = matches!(verdict, Verdict::Slow | Verdict::Unreachable);
-            }
-        }
+        self.doubt().note(domain, verdict, judging_now_ms());
+        lock(&self.watch).concluded(domain, verdict);
         self.parts.metrics.audited(domain, verdict);
         self.parts.book.judge(|reputation, now_ms| reputation.audited(domain, audited, now_ms));
         if let Some(evidence) = &self.parts.evidence {
@@ -328,12 +256,12 @@ impl Auditor {
     async fn is_own_fault(&self, domain: &str) -> bool {
         let now_ms = judging_now_ms();
         let mut controls = {
-            let mut state = self.state();
-            state.doubt.note(domain, Verdict::Unreachable, now_ms);
-            if !state.doubt.calls_for_control(now_ms) {
+            let mut doubt = self.doubt();
+            doubt.note(domain, Verdict::Unreachable, now_ms);
+            if !doubt.calls_for_control(now_ms) {
                 return false;
             }
-            state.doubt.reachable(CONTROLS)
+            doubt.reachable(CONTROLS)
         };
         controls.push(self.domain.clone());
         for control in &controls {
@@ -381,24 +309,12 @@ impl Auditor {
         (0..TRIES).find_map(|_| present(&any()?))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doubt(&self) -> MutexGuard<'_, Doubt> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Uniform in 0..1. Without random numbers audits would be foreseeable, but still audits.
 fn draw() -> f64 {
     getrandom::u64().map_or(0.5, |random| (random >> 11) as f64 / (1u64 << 53) as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slow_host_holds_one_slot_and_others_have_theirs() {
-        let with = |is_late, running| Watched { is_late, running, ..Watched::default() }.free();
-        assert_eq!((with(false, 0), with(false, 3), with(false, 4)), (4, 1, 0));
-        assert_eq!((with(true, 0), with(true, 1), with(true, 4)), (1, 0, 0));
-    }
 }

@@ -15,7 +15,7 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio::sync::Semaphore;
 
-use super::guise::Guise;
+use super::guise::{Guise, is_kept_from_page};
 use super::pick::Extent;
 use super::reading::{Body, End, Reading};
 use super::verdict::Answer;
@@ -62,18 +62,20 @@ impl AuditClient {
         let may_be_coded =
             guise.headers.get(ACCEPT_ENCODING).is_some_and(|offer| offer.as_bytes().starts_with(b"gzip"));
         let late = |_| EgressError::Timeout { authority: target.authority.into() };
+        let asked = guise.headers.clone();
         let response = tokio::time::timeout(HEAD_TIMEOUT, self.open(target, guise)).await.map_err(late)??;
         let status = response.status().as_u16();
         let content_type = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_vec());
         let location = response.headers().get(LOCATION).map(|value| value.as_bytes().to_vec());
         let total = response.headers().get(CONTENT_RANGE).and_then(total);
+        let is_kept_from_page = is_kept_from_page(&asked, response.headers());
         let codings: Vec<&[u8]> =
             response.headers().get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
         let reading = Reading::new(target.record, target.extent, status, &codings.join(&b','));
         let deadline = tokio::time::Instant::now() + patience;
         let body = read(response.into_body(), reading, deadline).await;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Answer { status, content_type, location, total, may_be_coded, body, took_ms })
+        Ok(Answer { status, content_type, location, total, may_be_coded, is_kept_from_page, body, took_ms })
     }
 
     async fn open(&self, target: &Target<'_>, guise: Guise) -> Result<Response<Incoming>, EgressError> {

@@ -3,7 +3,9 @@
 //! The handshake of TLS and the order of HTTP/2's own fields are those of the libraries used here, as of many other clients, and not those
 //! of a browser. A host that looks for that can be caught by browsers only.
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONNECTION, ORIGIN, RANGE, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ACCESS_CONTROL_ALLOW_ORIGIN, CONNECTION, ORIGIN, RANGE, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use p2pcdn_core::object::Class;
 
@@ -38,6 +40,28 @@ pub fn guise(
     }
     let browser = if draw() < 0.75 { Browser::chrome(now_s, draw()) } else { Browser::firefox(now_s, draw()) };
     browser.asks(class, range.as_deref(), site, replica_name, draw())
+}
+
+/// Whether what was asked for with these headers, as a browser, comes with others that keep it from the page, whatever the bytes are: without
+/// leave to read it for a request by CORS (Fetch, section 4.10), or with a resource policy against any other (section 3.7).
+pub fn is_kept_from_page(asked: &HeaderMap, answered: &HeaderMap) -> bool {
+    let value = |name: &HeaderName| {
+        // As browsers read them: several are one, and none of those that mean something.
+        let values: Vec<&[u8]> = answered.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        (!values.is_empty()).then(|| values.join(&b", "[..]))
+    };
+    let is = |name: &'static str, wanted: &str| asked.get(name).is_some_and(|value| value == wanted);
+    if is("sec-fetch-mode", "cors") {
+        let origin = asked.get(ORIGIN).map(HeaderValue::as_bytes);
+        return value(&ACCESS_CONTROL_ALLOW_ORIGIN).is_none_or(|allowed| allowed != b"*" && Some(&*allowed) != origin);
+    }
+    let policy = value(&HeaderName::from_static("cross-origin-resource-policy"));
+    is("sec-fetch-mode", "no-cors")
+        && match policy.as_deref() {
+            Some(b"same-origin") => true,
+            Some(b"same-site") => !is("sec-fetch-site", "same-site"),
+            _ => false,
+        }
 }
 
 struct Browser {
@@ -200,6 +224,39 @@ mod tests {
         let sibling = browser.asks(Class::Image, None, "www.a.example", "replica.a.example", 0.0).headers;
         assert_eq!(sibling["sec-fetch-site"], "same-site");
         assert!(!sibling.contains_key(ORIGIN));
+    }
+
+    #[test]
+    fn what_browsers_keep_from_a_page_is_known() {
+        let browser = Browser::firefox(NOW_S, 0.0);
+        let cors = browser.asks(Class::Font, None, "www.a.example", "r.b.example", 0.0).headers;
+        let plain = browser.asks(Class::Image, None, "www.a.example", "r.b.example", 0.0).headers;
+        let sibling = browser.asks(Class::Image, None, "www.a.example", "r.a.example", 0.0).headers;
+        let (allow, policy) = (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderName::from_static("cross-origin-resource-policy"));
+        let table = [
+            (&cors, &allow, vec![], true),
+            (&cors, &allow, vec!["*"], false),
+            (&cors, &allow, vec!["https://www.a.example"], false),
+            (&cors, &allow, vec!["https://b.example"], true),
+            (&cors, &allow, vec!["null"], true),
+            (&cors, &allow, vec!["https://www.a.example", "*"], true),
+            (&plain, &policy, vec![], false),
+            (&plain, &policy, vec!["cross-origin"], false),
+            (&plain, &policy, vec!["same-origin"], true),
+            (&plain, &policy, vec!["same-site"], true),
+            (&plain, &policy, vec!["nonsense"], false),
+            (&sibling, &policy, vec!["same-site"], false),
+            (&sibling, &policy, vec!["same-origin"], true),
+        ];
+        for (asked, name, values, is_kept) in table {
+            let mut answered = HeaderMap::new();
+            for value in &values {
+                answered.append(name.clone(), HeaderValue::from_str(value).unwrap());
+            }
+            assert_eq!(is_kept_from_page(asked, &answered), is_kept, "{values:?}");
+        }
+        let policy = HeaderMap::from_iter([(policy, HeaderValue::from_static("same-origin"))]);
+        assert!(!is_kept_from_page(&tool(None, 0.0).headers, &policy), "tools look at neither");
     }
 
     proptest! {

@@ -43,6 +43,8 @@ pub const MAX_WHOLE_BYTES: u64 = 8 * CHUNK_BYTES;
 /// a host that keeps its lease is done within its patience. Of longer objects, audits without a range see the first 16 MiB, and those of
 /// visitors who seek or resume see any later part; a host of something longer that lies only further in is met by the latter alone.
 pub const MAX_AUDIT_BYTES: u64 = 8 * MAX_WHOLE_BYTES;
+/// About as much as an audit reads that a client's hint has led to, in bytes: two chunks, since clients can make up any number of hints.
+pub const HINTED_BYTES: u64 = 2 * CHUNK_BYTES;
 /// Share of audits that read as far as any may. The depth of the others is log-uniform: visitors leave early, and so a lie early on costs
 /// little to find.
 const PATIENT: f64 = 0.25;
@@ -71,6 +73,12 @@ pub fn extent(class: Class, size: u64, mut draw: impl FnMut() -> f64) -> Extent 
 }
 
 impl Extent {
+    /// As much of it as an audit reads that a client's hint has led to: whole chunks of [`HINTED_BYTES`] in all, and what comes before them.
+    pub fn hinted(self) -> Self {
+        let first = self.from.next_multiple_of(CHUNK_BYTES);
+        Self { until: self.until.min(first.saturating_add(HINTED_BYTES)), ..self }
+    }
+
     /// Bytes that the audit takes.
     pub fn bytes(self) -> u64 {
         self.until.saturating_sub(self.from)
@@ -103,6 +111,10 @@ mod tests {
             let first = extent.from.next_multiple_of(CHUNK_BYTES);
             prop_assert!(first < extent.until && (extent.until == size || extent.until.is_multiple_of(CHUNK_BYTES)));
             prop_assert!(extent.bytes() < MAX_AUDIT_BYTES + CHUNK_BYTES);
+            let hinted = extent.hinted();
+            prop_assert!(hinted.from == extent.from && hinted.until <= extent.until && first < hinted.until);
+            prop_assert!(hinted.bytes() < HINTED_BYTES + CHUNK_BYTES);
+            prop_assert!(hinted.until == extent.until || hinted.until.is_multiple_of(CHUNK_BYTES));
             prop_assert!(size > MAX_WHOLE_BYTES || (extent.from, extent.until) == (0, size));
             prop_assert!(class == Class::Media || size > MAX_AUDIT_BYTES || extent.from == 0);
         }

@@ -2,6 +2,9 @@
 //!
 //! Audits fall as a Poisson process, so that nobody can tell when the next one comes from when the last one came.
 
+use p2pcdn_core::object::CHUNK_BYTES;
+
+use super::pick::HINTED_BYTES;
 use crate::reputation::Need;
 use crate::reputation::formulas::Formulas;
 
@@ -23,12 +26,27 @@ pub struct Budget {
     is_late: bool,
 }
 
+/// What audits may cost that clients' hints lead to: apart from [`Budget`], or whoever makes up hints would have none left for the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HintBudget {
+    balance: f64,
+    at_ms: u64,
+}
+
 /// Audits that are due at most in one step; more than one step's redirects would be a clock that jumped.
 const MAX_DUE: u32 = 64;
 /// Bytes that a new budget starts with: the first audits must not wait for the first redirects.
 const ADVANCE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
 /// What is kept back, since several audits may be due at once, and none ends before it has begun.
 const RESERVE_BYTES: f64 = 512.0 * 1024.0;
+/// Bytes that an audit by a hint has set aside while it is under way: all that it may read, but for a coded body.
+const HINT_RESERVE_BYTES: f64 = (HINTED_BYTES + CHUNK_BYTES) as f64;
+/// Most that audits by hints may cost at once, in bytes, so that eight of them are under way at most,
+const HINT_BURST_BYTES: f64 = 8.0 * HINT_RESERVE_BYTES;
+/// and what they may cost in a second, in the long run.
+const HINT_BYTES_PER_S: f64 = 16.0 * 1024.0;
+/// Bytes that any audit costs, however short the object is: the connection's own.
+const CONNECTION_BYTES: u64 = 8 * 1024;
 
 impl Traffic {
     /// Takes in the redirects since the last step, and says how many audits that makes due on average.
@@ -93,6 +111,31 @@ impl Budget {
     /// Whether audits beyond the floor may be made, while some are under way that will take so many bytes at most.
     pub fn has_room(&self, under_way_bytes: u64) -> bool {
         self.first_ms.is_none() || self.balance - under_way_bytes as f64 > RESERVE_BYTES
+    }
+}
+
+impl Default for HintBudget {
+    fn default() -> Self {
+        Self { balance: HINT_BURST_BYTES, at_ms: 0 }
+    }
+}
+
+impl HintBudget {
+    /// Whether one more audit may begin; if so, bytes are set aside until [`Self::took`] says what it cost.
+    pub fn takes(&mut self, now_ms: u64) -> bool {
+        let earned = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0 * HINT_BYTES_PER_S;
+        self.balance = (self.balance + earned).min(HINT_BURST_BYTES);
+        self.at_ms = now_ms;
+        let takes = self.balance >= HINT_RESERVE_BYTES;
+        if takes {
+            self.balance -= HINT_RESERVE_BYTES;
+        }
+        takes
+    }
+
+    /// An audit for which bytes were set aside took so many.
+    pub fn took(&mut self, bytes: u64) {
+        self.balance += HINT_RESERVE_BYTES - bytes.max(CONNECTION_BYTES) as f64;
     }
 }
 
@@ -178,6 +221,26 @@ mod tests {
         assert!(!budget.has_room(1 << 30), "long audits are under way");
         budget.note(1 << 30, (1 << 30) / 25, &formulas, 15 * DAY_MS);
         assert!(!budget.has_room(0), "4 % is above 2 %");
+    }
+
+    #[test]
+    fn hints_lead_to_a_few_audits_at_once_and_to_more_in_time() {
+        let mut budget = HintBudget::default();
+        let begun = |budget: &mut HintBudget, now_ms| (0..20).filter(|_| budget.takes(now_ms)).count();
+        assert_eq!(begun(&mut budget, 5000), 8);
+        (0..8).for_each(|_| budget.took(HINTED_BYTES));
+        assert_eq!(begun(&mut budget, 5000), 2, "what was not read is left");
+        assert_eq!(begun(&mut budget, 5000 + 48_000), 1);
+        let mut budget = HintBudget::default();
+        let mut is_short = || {
+            let takes = budget.takes(1);
+            if takes {
+                budget.took(0);
+            }
+            takes
+        };
+        let short = (0..2000).filter(|_| is_short()).count();
+        assert!((600..800).contains(&short), "connections cost something: {short}");
     }
 
     proptest! {

@@ -32,6 +32,8 @@ pub struct Answer {
     pub total: Option<u64>,
     /// Whether the client offered to decode what it got.
     pub may_be_coded: bool,
+    /// Whether a browser would keep it from the page by what other headers say; see [`super::guise::is_kept_from_page`].
+    pub is_kept_from_page: bool,
     /// The body.
     pub body: Body,
     /// Milliseconds from the request to the last byte.
@@ -81,7 +83,8 @@ pub fn verdict(expected: &Expected<'_>, answer: Option<&Answer>) -> Option<Verdi
         End::Announced if !body.is_full => Some(Verdict::Unreachable),
         // Longer than anybody waits, but as fast as the lease has it.
         End::Late if !(body.is_sound && is_in_time) => Some(Verdict::Unreachable),
-        _ if !is_typed => Some(Verdict::Missing),
+        // Right bytes of which no page gets anything.
+        _ if !is_typed || answer.is_kept_from_page => Some(Verdict::Missing),
         _ if !is_in_time => Some(Verdict::Slow),
         _ => Some(Verdict::Good),
     }

@@ -121,12 +121,24 @@ pub fn possible(known: usize, strangers: usize) -> usize {
 pub const LOOKS_AT_DOUBTFUL: f64 = 0.4;
 
 /// Hosts with a record; beyond, the one that was reported on longest ago is forgotten, unless it is suspended.
-const MAX_RECORDS: usize = 4096;
+pub(super) const MAX_RECORDS: usize = 4096;
 
 impl Judge {
     /// Nothing reported yet.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, records: HashMap::new(), visits: Visits::default(), seen: Seen::default() }
+    }
+
+    /// A host has been suspended since before the start, for the `suspensions`-th time, and for `left_ms` yet. How much spoke against it is not
+    /// known any more, so it is the first to give way.
+    pub fn restore(&mut self, holder: &str, left_ms: u64, suspensions: u32, now_ms: u64) {
+        if self.records.len() >= MAX_RECORDS || self.records.contains_key(holder) {
+            return;
+        }
+        let mut record = Record::new(now_ms);
+        record.state = State::Suspended { until_ms: now_ms.saturating_add(left_ms), excess: 0.0 };
+        record.suspensions = suspensions;
+        self.records.insert(holder.to_owned(), record);
     }
 
     /// Takes a report; `holders` is how many hosts this site has, or could have at once.

@@ -9,6 +9,7 @@ mod meter;
 mod said;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +36,7 @@ use crate::publish::Board;
 use crate::replicate::origin::holders::{Copy, Holders};
 use crate::settings::EvidenceSettings;
 use crate::telemetry::{Metrics, OutcomeLabel, ReasonLabel};
-use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, Report};
+use judge::{Bounds, Finding, Found, Ignored, Judge, LOOKS_AT_DOUBTFUL, MAX_RECORDS, Report};
 use meter::Meter;
 pub use said::{Outcome, Place, Said};
 use tokens::{Look, Refused, Tokens};
@@ -47,7 +48,8 @@ pub const WHERE_PATH: &str = "/.well-known/p2pcdn/v1/evidence/where";
 /// POST [`Said`].
 pub const REPORT_PATH: &str = "/.well-known/p2pcdn/v1/evidence";
 
-/// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again.
+/// Findings that wait to be taken; beyond, the host is forgotten, so that it will be found again, or it is tried again later to say that its
+/// suspension is over.
 pub const MAX_FINDINGS: usize = 64;
 
 /// What this site's visitors report.
@@ -59,6 +61,8 @@ pub struct Evidence {
     judge: Mutex<Judge>,
     requests: Mutex<Meter>,
     tokens: Mutex<Tokens>,
+    /// Hosts of which there was no room to say that they are suspended no longer, tried again with every tick; at most [`MAX_RECORDS`].
+    unsaid: Mutex<BTreeSet<String>>,
     lookups: DefaultDirectRateLimiter,
     reports: DefaultDirectRateLimiter,
 }
@@ -107,6 +111,7 @@ impl Evidence {
             requests: Mutex::new(Meter::new(REQUESTS_PER_MIN, 60_000)),
             tokens: Mutex::new(Tokens::new(parts.key, most, bounds.limited_ms)),
             judge: Mutex::new(Judge::new(bounds)),
+            unsaid: Mutex::default(),
             parts,
             lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_PER_S)),
             reports: RateLimiter::direct(Quota::per_second(REPORTS_PER_S)),
@@ -162,14 +167,25 @@ impl Evidence {
                 _ = tick.tick() => {}
             }
             let hosts = self.parts.holders.possible();
-            let findings = lock(&self.judge).tick(hosts, monotonic_ms());
-            self.hand_on(findings);
+            self.tick(hosts);
         }
+    }
+
+    fn tick(&self, hosts: usize) {
+        let unsaid = std::mem::take(&mut *lock(&self.unsaid));
+        unsaid.into_iter().for_each(|holder| self.say(Finding::Resume { holder }));
+        let findings = lock(&self.judge).tick(hosts, monotonic_ms());
+        self.hand_on(findings);
     }
 
     /// An audit of a host has come to its end; see [`Judge::audited`].
     pub fn audited(&self, domain: &str, clean: bool) {
         lock(&self.judge).audited(domain, clean, monotonic_ms());
+    }
+
+    /// See [`Judge::restore`]; to be called before [`Self::run`].
+    pub fn restore(&self, domain: &str, left_ms: u64, suspensions: u32) {
+        lock(&self.judge).restore(domain, left_ms, suspensions, monotonic_ms());
     }
 
     /// See [`Judge::forget`].
@@ -213,7 +229,7 @@ impl Evidence {
         let mut url = Vec::new();
         write_location(&mut url, &holder.authority, self.domain.as_bytes(), &there.sha256, path).then_some(())?;
         let url = String::from_utf8(url).ok()?;
-        let (domain, now_ms) = (self.parts.board.domain_at(&holder.authority)?, monotonic_ms());
+        let (domain, now_ms) = (self.parts.board.domain_of(holder.id)?, monotonic_ms());
         let look = Look { holder: &domain, path, sha256: there.sha256, network };
         let mut tokens = lock(&self.tokens);
         if !tokens.admits(network, now_ms) || self.lookups.check().is_err() {
@@ -228,7 +244,7 @@ impl Evidence {
         let judge = lock(&self.judge);
         let doubtful: Vec<&str> = judge.doubtful(monotonic_ms()).collect();
         let is_doubtful = |holder: &&&HolderRow| {
-            self.parts.board.domain_at(&holder.authority).is_some_and(|domain| doubtful.contains(&domain.as_str()))
+            self.parts.board.domain_of(holder.id).is_some_and(|domain| doubtful.contains(&domain.as_str()))
         };
         open.iter().filter(is_doubtful).map(|holder| holder.id).collect()
     }
@@ -243,20 +259,25 @@ impl Evidence {
             self.doubt_all(&said.path, network);
             return StatusCode::NO_CONTENT;
         }
-        let holder = said.holder.as_deref().and_then(|authority| self.parts.board.domain_at(authority));
+        let holders =
+            said.holder.as_deref().map(|authority| self.parts.board.domains_at(authority)).unwrap_or_default();
         let token = said.token.as_deref().and_then(|token| u64::from_str_radix(token, 16).ok());
-        let (Some(domain), Some(sha256), Some(token)) = (holder, said.sha256, token) else {
+        let (false, Some(sha256), Some(token)) = (holders.is_empty(), said.sha256, token) else {
             self.ignored("unknown");
             return StatusCode::NO_CONTENT;
         };
-        let look = Look { holder: &domain, path: &said.path, sha256, network };
-        if let Err(refused) = lock(&self.tokens).take(&look, token, monotonic_ms()) {
-            self.ignored(match refused {
-                Refused::Foreign => "token",
-                Refused::Spent => "repeated",
-            });
-            return StatusCode::NO_CONTENT;
-        }
+        // Others may claim the name; the token is for the one that was chosen.
+        let looks = holders.iter().map(|holder| Look { holder, path: &said.path, sha256, network });
+        let look = match lock(&self.tokens).take_any(looks, token, monotonic_ms()) {
+            Ok(look) => look,
+            Err(refused) => {
+                self.ignored(match refused {
+                    Refused::Foreign => "token",
+                    Refused::Spent => "repeated",
+                });
+                return StatusCode::NO_CONTENT;
+            }
+        };
         if self.reports.check().is_err() {
             self.ignored("rate");
             return StatusCode::TOO_MANY_REQUESTS;
@@ -305,11 +326,22 @@ impl Evidence {
 
     fn hand_on(&self, findings: Vec<Finding>) {
         for finding in findings {
-            let holder = finding.holder().to_owned();
             self.parts.metrics.evidence_findings.get_or_create(&OutcomeLabel { outcome: finding.name() }).inc();
-            if self.parts.findings.try_send(finding).is_err() {
-                tracing::warn!(peer = %holder, "too many findings of visitors wait for audits, beginning anew with this host");
-                self.forget(&holder);
+            self.say(finding);
+        }
+    }
+
+    fn say(&self, finding: Finding) {
+        let Err(refused) = self.parts.findings.try_send(finding) else { return };
+        let mut unsaid = lock(&self.unsaid);
+        match refused.into_inner() {
+            Finding::Resume { holder } if unsaid.len() < MAX_RECORDS => {
+                unsaid.insert(holder);
+            }
+            finding => {
+                let peer = finding.holder();
+                tracing::warn!(%peer, "too many findings of visitors wait for audits, beginning anew with this host");
+                self.forget(peer);
             }
         }
     }

@@ -161,6 +161,23 @@ fn reports_become_findings_and_a_full_queue_makes_the_host_be_found_again() {
     assert_eq!((taken(&mut lab), taken(&mut lab)), (suspect, None));
 }
 
+/// A host was suspended for good where nobody was told that its time was over.
+#[test]
+fn the_end_of_a_suspension_is_said_until_it_is_heard() {
+    let mut lab = lab();
+    for holder in ["b.test", "c.test"] {
+        lab.evidence.restore(holder, 0, 1);
+    }
+    let mut resumed = Vec::new();
+    for _ in 0..3 {
+        lab.evidence.tick(6);
+        resumed.extend(std::iter::from_fn(|| lab.findings.try_recv().ok()).map(|found| found.holder().to_owned()));
+    }
+    resumed.sort_unstable();
+    assert_eq!(resumed, ["b.test", "c.test"], "each once, though there was room for one at a time");
+    assert!(lock(&lab.evidence.unsaid).is_empty());
+}
+
 #[test]
 fn nobody_reports_on_a_host_of_his_choice_or_with_what_another_was_given() {
     let lab = lab();
@@ -179,6 +196,24 @@ fn nobody_reports_on_a_host_of_his_choice_or_with_what_another_was_given() {
     lab.report(&said(&place, "wrong"), network);
     lab.report(&said(&place, "wrong"), network);
     assert_eq!((lab.counted(Outcome::Wrong), lab.ignored("repeated")), (1, 1));
+}
+
+/// Whoever claimed the name of a liar, or had a liar claim its own, stood between it and what visitors said of it.
+#[test]
+fn what_visitors_report_is_held_against_who_was_chosen_whoever_claims_its_name() {
+    let mut lab = lab();
+    // Known before, and with weight enough of its own until it took the other's name.
+    lab.board.set_peer("b.test", "r.c.test:8443", exposure(0));
+    lab.board.set_peer("d.test", "r.d.test", exposure(1000));
+    lab.board.set_holder("/x.png", &DIGEST, "d.test", true);
+    let mut networks = 0..;
+    for _ in 0..10 {
+        lab.rested();
+        let (network, place) = lab.place_at("r.c.test:8443", &mut networks);
+        assert_eq!(lab.report(&said(&place, "wrong"), network), StatusCode::NO_CONTENT);
+    }
+    assert_eq!(lab.findings.try_recv().map(|found| found.holder().to_owned()), Ok("c.test".to_owned()));
+    assert_eq!(lock(&lab.evidence.judge).doubtful(monotonic_ms()).collect::<Vec<_>>(), ["c.test"]);
 }
 
 /// Thirty-six forged reports on one host from six networks suspended it within half a minute.

@@ -57,6 +57,26 @@ impl Tokens {
         self.token(look, now_ms / SLOT_MS)
     }
 
+    /// Takes back a token that was given for one of these looks, and says for which.
+    ///
+    /// # Errors
+    /// [`Refused`] if none of them counts by it.
+    pub(super) fn take_any<'a>(
+        &mut self,
+        looks: impl Iterator<Item = Look<'a>>,
+        token: u64,
+        now_ms: u64,
+    ) -> Result<Look<'a>, Refused> {
+        for look in looks {
+            match self.take(&look, token, now_ms) {
+                Ok(()) => return Ok(look),
+                Err(Refused::Foreign) => {}
+                Err(Refused::Spent) => return Err(Refused::Spent),
+            }
+        }
+        Err(Refused::Foreign)
+    }
+
     /// Takes back the token of a look.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::messages::{
 use super::partner::View;
 use super::record::Record;
 use super::teller::Gossip;
-use crate::clock::now_s;
+use crate::clock::{expiry_now_s, now_s};
 use crate::http_server::{Body, json, read_body, with_body};
 use crate::identity::{Introduced, Introduction, Network, Peer, PeerClientError, Refusal, plain};
 
@@ -180,8 +180,9 @@ impl Gossip {
 
     /// Brings the table up to date with who is a peer of this site, what this site says of itself, and the time.
     fn refresh(&self, told: &mut Told) {
-        let now_s = now_s();
-        if let Err(error) = self.membership.forget_ended(now_s) {
+        // A clock that jumps must not make this site forget everybody.
+        let (now_s, expiry_now_s) = (now_s(), expiry_now_s());
+        if let Err(error) = self.membership.forget_ended(expiry_now_s) {
             tracing::error!(%error, "forgetting open peers");
         }
         let own = self.own.signed(now_s);
@@ -199,7 +200,7 @@ impl Gossip {
             }
             is_peer
         });
-        self.table().expire(now_s);
+        self.table().expire(expiry_now_s);
         self.review();
     }
 

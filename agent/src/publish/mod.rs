@@ -313,9 +313,11 @@ impl Board {
         Some(Whereabouts { sha256, size, class, holders })
     }
 
-    /// Domain of the peer that serves replicas under this authority.
-    pub fn domain_at(&self, authority: &str) -> Option<String> {
-        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.domain.clone())
+    /// Domains of all peers that say they serve replicas under this authority, of which it need be that of one only.
+    pub fn domains_at(&self, authority: &str) -> Vec<String> {
+        let inner = self.inner();
+        let peers = inner.peers.iter().filter(|peer| peer.row.authority == authority);
+        peers.map(|peer| peer.domain.clone()).collect()
     }
 
     /// Domains of all peers that hold the object.
@@ -359,9 +361,12 @@ impl Board {
         self.inner().peers.iter().map(|peer| peer.row.clone()).collect()
     }
 
-    /// The number of the peer with this replica name.
+    /// The number of the peer with this replica name; where several say that it is theirs, of the one that gets redirects, which nobody does
+    /// before it has shown that.
     pub fn number_of_authority(&self, authority: &str) -> Option<u16> {
-        self.inner().peers.iter().find(|peer| peer.row.authority == authority).map(|peer| peer.row.id)
+        let inner = self.inner();
+        let peers = inner.peers.iter().filter(|peer| peer.row.authority == authority);
+        peers.min_by_key(|peer| std::cmp::Reverse(peer.row.weight)).map(|peer| peer.row.id)
     }
 
     /// Number of objects that a peer holds.

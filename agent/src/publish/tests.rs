@@ -302,6 +302,18 @@ fn an_object_can_be_had_where_the_filter_would_send_for_it() {
     let holders: Vec<_> = there.holders.iter().map(|holder| (&*holder.authority, holder.weight)).collect();
     assert_eq!(holders, [("r.b.test", 500), ("r.c.test", 0)]);
     assert_eq!(board.whereabouts("/x.png", 100), None, "not fresh any more");
-    assert_eq!(board.domain_at("r.c.test").as_deref(), Some("c.test"));
-    assert_eq!(board.domain_at("c.test"), None);
+    assert_eq!(board.domains_at("r.c.test"), ["c.test"]);
+    assert!(board.domains_at("c.test").is_empty());
+}
+
+#[test]
+fn a_name_that_several_claim_is_that_of_the_one_that_gets_redirects() {
+    let board = board();
+    for (domain, weight) in [("first.test", 0), ("b.test", 500), ("last.test", 0)] {
+        board.set_peer(domain, "r.b.test", exposure(weight, 9));
+    }
+    let domain = |number: Option<u16>| board.domain_of(number?);
+    assert_eq!(domain(board.number_of_authority("r.b.test")).as_deref(), Some("b.test"));
+    assert_eq!(board.number_of_authority("b.test"), None);
+    assert_eq!(board.domains_at("r.b.test"), ["first.test", "b.test", "last.test"]);
 }

@@ -239,6 +239,11 @@ impl Account {
         self.note(event, now_ms);
     }
 
+    /// How often it was suspended.
+    pub fn suspensions(&self) -> u32 {
+        self.suspensions
+    }
+
     /// The operator forgives everything that was held against it.
     pub fn forgive(&mut self, now_ms: u64) {
         (self.suspended_until_ms, self.suspensions, self.suspicion) = (0, 0, None);

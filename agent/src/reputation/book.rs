@@ -70,8 +70,10 @@ impl Book {
 
     /// These are the peers now.
     pub fn meet<'a>(&self, peers: impl Iterator<Item = (&'a str, Membership)>) {
+        let peers: Vec<(&str, Membership)> = peers.collect();
         let (mut reputation, now_ms) = (self.reputation(), judging_now_ms());
-        peers.for_each(|(domain, membership)| reputation.meet(domain, membership, now_ms));
+        reputation.are_peers(peers.iter().map(|(domain, _)| (*domain).to_owned()).collect());
+        peers.into_iter().for_each(|(domain, membership)| reputation.meet(domain, membership, now_ms));
     }
 
     /// What follows for redirects to a peer that so many bytes per second are to be sent to.
@@ -166,8 +168,8 @@ mod tests {
     use crate::identity::testing;
 
     fn wrong(book: &Book) {
-        let audited = Audited { verdict: Verdict::WrongBytes, path: "/x", bytes_per_s: None };
-        book.judge(|reputation, now_ms| reputation.audited("b.test", &audited, now_ms));
+        let audited = |begun_ms| Audited { verdict: Verdict::WrongBytes, path: "/x", bytes_per_s: None, begun_ms };
+        book.judge(|reputation, now_ms| reputation.audited("b.test", &audited(now_ms), now_ms));
     }
 
     fn open(db: &Arc<StateDb>, mode: Mode) -> Book {

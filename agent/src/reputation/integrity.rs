@@ -23,6 +23,12 @@ pub struct Integrity {
 }
 
 impl Integrity {
+    /// Whether a strike has fallen since `begun_ms`: what began before that and ends now shows no more than that the same is still wrong.
+    pub fn has_struck_since(&self, begun_ms: u64, now_ms: u64) -> bool {
+        // One that is said to be yet to come was noted by another clock.
+        self.strikes.last().is_some_and(|last_ms| begun_ms < *last_ms && *last_ms <= now_ms)
+    }
+
     /// A wrong body. Returns whether it isolates.
     pub fn wrong(&mut self, formulas: &Formulas, now_ms: u64) -> bool {
         self.strikes.retain(|at| now_ms.saturating_sub(*at) < formulas.strike_ms);

@@ -27,7 +27,8 @@ use integrity::Integrity;
 use crate::identity::neighbourhood::registrable;
 pub use why::{Explanation, Factor};
 
-/// Peers that are remembered; beyond that the one goes that was audited longest ago and has nothing held against it.
+/// Peers that are remembered; beyond that one goes that has nothing held against it: one that is no peer any more before those that are, one that
+/// has never proven itself before those that have, and of these the one that was audited longest ago.
 pub const MAX_ACCOUNTS: usize = 16_384;
 
 /// What stays with a registrable domain, whatever names below it come and go.
@@ -54,6 +55,8 @@ pub struct Reputation {
     formulas: Formulas,
     accounts: BTreeMap<String, Account>,
     marks: BTreeMap<String, Marks>,
+    /// Who is a peer now.
+    peers: BTreeSet<String>,
     changed: BTreeSet<String>,
 }
 
@@ -66,6 +69,8 @@ pub struct Audited<'a> {
     pub path: &'a str,
     /// Bytes per second at which the body came, where it was long enough to tell.
     pub bytes_per_s: Option<f64>,
+    /// When it began: of wrong ones that overlap, the first to end is a strike.
+    pub begun_ms: u64,
 }
 
 /// Where a peer stands, the gravest that applies.
@@ -131,12 +136,17 @@ pub struct Need {
 impl Reputation {
     /// What was known before; nothing at the very first.
     pub fn new(formulas: Formulas, accounts: BTreeMap<String, Account>, marks: BTreeMap<String, Marks>) -> Self {
-        Self { formulas, accounts, marks, changed: BTreeSet::new() }
+        Self { formulas, accounts, marks, peers: BTreeSet::new(), changed: BTreeSet::new() }
     }
 
     /// The constants.
     pub fn formulas(&self) -> &Formulas {
         &self.formulas
+    }
+
+    /// These are all peers now: they are remembered before others.
+    pub fn are_peers(&mut self, domains: BTreeSet<String>) {
+        self.peers = domains;
     }
 
     /// A domain is a peer from now on. What was held against its registrable domain still is.
@@ -149,7 +159,7 @@ impl Reputation {
                 account.note(Event::Met { membership }, now_ms);
             }
             None => {
-                if self.accounts.len() >= MAX_ACCOUNTS && !self.make_room() {
+                if self.accounts.len() >= MAX_ACCOUNTS && !self.make_room(now_ms) {
                     return;
                 }
                 self.accounts.insert(domain.to_owned(), Account::new(membership, &self.formulas, now_ms));
@@ -174,9 +184,12 @@ impl Reputation {
             Verdict::WrongBytes => {
                 let Some(marks) = marks_of(&mut self.marks, domain) else { return };
                 let integrity = &mut marks.integrity;
-                let isolates = integrity.wrong(&self.formulas, now_ms);
-                let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
-                account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
+                // Several audits of a host run at once, and an accident that lasts a minute must not count as if it came again and again.
+                if !integrity.has_struck_since(audited.begun_ms, now_ms) {
+                    let isolates = integrity.wrong(&self.formulas, now_ms);
+                    let (owed, until_ms) = (integrity.owed, integrity.isolated_until_ms);
+                    account.note(if isolates { Event::Isolated { until_ms } } else { Event::Strike { owed } }, now_ms);
+                }
             }
             Verdict::Missing | Verdict::Slow | Verdict::Unreachable => {}
         }
@@ -306,6 +319,12 @@ impl Reputation {
         self.accounts.keys()
     }
 
+    /// Every peer that is suspended, for how many milliseconds yet, and how often it has been so far.
+    pub fn suspensions(&self, now_ms: u64) -> impl Iterator<Item = (&String, u64, u32)> {
+        let rests = self.accounts.iter().filter(move |(_, account)| now_ms < account.suspended_until_ms);
+        rests.map(move |(domain, account)| (domain, account.suspended_until_ms - now_ms, account.suspensions()))
+    }
+
     /// Every peer that is invited, or that has proven itself since it joined.
     pub fn proven(&self, now_ms: u64) -> impl Iterator<Item = &String> {
         let is_proven = move |(_, account): &(&String, &Account)| !account.is_newcomer(&self.formulas, now_ms);
@@ -353,10 +372,16 @@ impl Reputation {
         self.changed.insert(domain.to_owned());
     }
 
-    fn make_room(&mut self) -> bool {
-        let is_blameless = |(domain, _): &(&String, &Account)| !self.marks.contains_key(registrable(domain));
-        let oldest = self.accounts.iter().filter(is_blameless).min_by_key(|(_, account)| account.audited_ms);
-        let Some(domain) = oldest.map(|(domain, _)| domain.clone()) else { return false };
+    fn make_room(&mut self, now_ms: u64) -> bool {
+        let is_blameless = |(domain, account): &(&String, &Account)| {
+            now_ms >= account.suspended_until_ms && !self.marks.contains_key(registrable(domain))
+        };
+        let worth = |(domain, account): &(&String, &Account)| {
+            // Any number of strangers come and go, and must not push out who was known before.
+            (self.peers.contains(*domain), !account.is_newcomer(&self.formulas, now_ms), account.audited_ms)
+        };
+        let least = self.accounts.iter().filter(is_blameless).min_by_key(worth);
+        let Some(domain) = least.map(|(domain, _)| domain.clone()) else { return false };
         self.accounts.remove(&domain);
         self.changed.insert(domain);
         true

@@ -1,8 +1,10 @@
 use super::formulas::DAY_MS;
 use super::*;
 
-const GOOD: Audited<'static> = Audited { verdict: Verdict::Good, path: "/a.png", bytes_per_s: None };
-const WRONG: Audited<'static> = Audited { verdict: Verdict::WrongBytes, path: "/a.png", bytes_per_s: None };
+/// Audits that begin after everything that was seen before.
+const GOOD: Audited<'static> =
+    Audited { verdict: Verdict::Good, path: "/a.png", bytes_per_s: None, begun_ms: u64::MAX };
+const WRONG: Audited<'static> = Audited { verdict: Verdict::WrongBytes, ..GOOD };
 
 fn with(peers: &[(&str, Membership)]) -> Reputation {
     let mut reputation = Reputation::new(Formulas::default(), BTreeMap::new(), BTreeMap::new());
@@ -45,6 +47,33 @@ fn one_wrong_body_ends_redirects_until_it_is_made_good() {
     assert!(need.rests && need.factor == 4.0 && need.clean == 0);
     audit(&mut reputation, "b.example", &GOOD, 20, 4);
     assert_eq!(state(&reputation, "b.example", 5), State::Trusted);
+}
+
+/// Four audits at once, and an accident of a minute was three strikes and a week of isolation.
+#[test]
+fn wrong_audits_that_overlap_are_one_strike() {
+    let mut reputation = with(&[("b.example", Membership::Invited)]);
+    let wrong = |begun_ms| Audited { begun_ms, ..WRONG };
+    for (begun_ms, ended_ms) in [(1000, 1500), (1001, 1501), (1300, 2000), (1499, 9000)] {
+        reputation.audited("b.example", &wrong(begun_ms), ended_ms);
+    }
+    assert_eq!(state(&reputation, "b.example", 9000), State::Struck { owed: 20 });
+    let account = reputation.account("b.example").unwrap();
+    assert_eq!((account.audits[Verdict::WrongBytes as usize], account.clean), (4, 0), "they are told all the same");
+    // Who goes on with it is isolated as soon as ever.
+    reputation.audited("b.example", &wrong(9000), 9100);
+    assert_eq!(state(&reputation, "b.example", 9100), State::Struck { owed: 80 });
+    reputation.audited("b.example", &wrong(9100), 9200);
+    assert!(matches!(state(&reputation, "b.example", 9200), State::Isolated { .. }));
+}
+
+#[test]
+fn strikes_that_a_wrong_clock_put_into_the_future_excuse_nobody() {
+    let mut reputation = with(&[("b.example", Membership::Invited)]);
+    for now_ms in [100 * DAY_MS, 5, 6] {
+        reputation.audited("b.example", &Audited { begun_ms: now_ms, ..WRONG }, now_ms);
+    }
+    assert!(matches!(state(&reputation, "b.example", 7), State::Isolated { .. }));
 }
 
 #[test]
@@ -156,6 +185,32 @@ fn what_is_remembered_is_bounded_and_marks_are_not_washed_out() {
     }
     assert_eq!(reputation.domains().count(), MAX_ACCOUNTS);
     assert!(matches!(state(&reputation, "evil.example", 3), State::Struck { .. }));
+}
+
+/// A flood of names pushed out who had been known for long, and whose suspension was forgotten with the rest.
+#[test]
+fn strangers_that_come_and_go_push_out_one_another() {
+    use Membership::{Invited, Open};
+    let mut reputation = with(&[
+        ("friend.example", Invited),
+        ("former.example", Invited),
+        ("known.example", Open),
+        ("suspended.example", Open),
+        ("young.example", Open),
+    ]);
+    reputation.are_peers(["friend.example".to_owned(), "young.example".to_owned()].into());
+    audit(&mut reputation, "known.example", &GOOD, 50, 1);
+    reputation.suspended("suspended.example", "three networks", 2 * DAY_MS);
+    for number in 0..MAX_ACCOUNTS + 5 {
+        reputation.meet(&format!("n{number}.example"), Open, 3 * DAY_MS);
+    }
+    let left: Vec<_> = reputation.domains().filter(|domain| !domain.starts_with('n')).cloned().collect();
+    let kept = ["former.example", "friend.example", "known.example", "suspended.example", "young.example"];
+    assert_eq!(left, kept);
+    assert_eq!(reputation.domains().count(), MAX_ACCOUNTS);
+    let after = 100 * DAY_MS;
+    reputation.meet("late.example", Open, after);
+    assert!(reputation.account("suspended.example").is_none(), "its time is over, and it never proved itself");
 }
 
 #[test]

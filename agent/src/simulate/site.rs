@@ -178,7 +178,7 @@ impl Site {
         let bytes_per_s = is_measured.then_some(bytes_per_s);
         self.reputation.audited(
             &holder.domain,
-            &Audited { verdict, path: &objects.paths[object], bytes_per_s },
+            &Audited { verdict, path: &objects.paths[object], bytes_per_s, begun_ms: now_ms },
             now_ms,
         );
         if let Some(judge) = &mut self.judge {

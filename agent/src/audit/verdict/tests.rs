@@ -50,6 +50,7 @@ fn answer(record: &ObjectRecord, extent: Extent, status: u16, coding: &str, body
         location: None,
         total: None,
         may_be_coded: true,
+        is_kept_from_page: false,
         body,
         took_ms: 10,
     }
@@ -79,7 +80,9 @@ fn each_answer_has_its_verdict() {
     let table = [
         (None, Verdict::Unreachable),
         (Some(right.clone()), Verdict::Good),
+        (Some(Answer { is_kept_from_page: true, ..right.clone() }), Verdict::Missing),
         (Some(plain(200, b"wrong")), Verdict::WrongBytes),
+        (Some(Answer { is_kept_from_page: true, ..plain(200, b"wrong") }), Verdict::WrongBytes),
         (Some(plain(200, b"right and more")), Verdict::WrongBytes),
         (Some(plain(200, b"")), Verdict::WrongBytes),
         (Some(to(HOME)), Verdict::Missing),

@@ -104,6 +104,28 @@ fn a_host_that_goes_on_after_clean_audits_is_suspended() {
     assert_eq!(story.lasting_complaints(Found::Wrong, 20..30, 20), [], "that is all there is to say");
 }
 
+/// After each restart another third of all hosts could be suspended.
+#[test]
+fn who_was_suspended_before_a_restart_counts_among_those_who_are() {
+    let mut story = Story::suspected();
+    for (left_ms, host) in [(HOUR, "x.test"), (1000 * HOUR, "y.test"), (1000 * HOUR, BAD)] {
+        story.judge.restore(host, left_ms, 1, story.now_ms);
+    }
+    assert!(matches!(story.judge.records[BAD].state, State::Suspected { .. }), "what is known by now is left alone");
+    story.now_ms += HOUR;
+    let ended = Finding::Resume { holder: "x.test".into() };
+    assert_eq!(story.judge.tick(story.holders, story.now_ms), [ended], "in its time");
+    story.judge.restore("z.test", 1000 * HOUR, 1, story.now_ms);
+    let findings = story.lasting_complaints(Found::Wrong, 10..13, 8);
+    let names: Vec<_> = findings.iter().map(Finding::name).collect();
+    assert_eq!(
+        names,
+        ["resume", "suspend"],
+        "one of those gives way of whom it is not known any more how bad they are"
+    );
+    assert_eq!(story.judge.suspended().count(), 2);
+}
+
 #[test]
 fn a_burst_from_however_many_networks_is_no_more_than_one() {
     let apart_ms = Bounds::default().apart_ms;

@@ -91,6 +91,8 @@ pub struct Holder {
     pub redirected_bytes_per_s: f64,
     lease_until_ms: u64,
     redirected_ms: Option<u64>,
+    /// When the rate last faded.
+    faded_ms: Option<u64>,
     probed_ms: Option<u64>,
     /// What was redirected beyond the lease.
     debt: Debt,
@@ -280,6 +282,8 @@ impl Holders {
             if holder.lease_bytes_per_s > 0 && holder.lease_until_ms <= now_ms {
                 holder.lease_bytes_per_s = 0;
             }
+            // What is published follows, or a host would be thought too slow for what it got long ago.
+            holder.fade(now_ms);
             if holder.settle(now_ms) {
                 self.publish(domain, holder);
             }
@@ -360,7 +364,8 @@ impl Holders {
 
 impl Holder {
     fn fade(&mut self, now_ms: u64) {
-        let passed_s = self.redirected_ms.map_or(0.0, |at| now_ms.saturating_sub(at) as f64 / 1000.0);
+        let faded_ms = self.faded_ms.replace(now_ms);
+        let passed_s = faded_ms.map_or(0.0, |at| now_ms.saturating_sub(at) as f64 / 1000.0);
         self.redirected_bytes_per_s *= (-passed_s / RATE_HALF_LIFE_S).exp2();
     }
 

@@ -234,3 +234,30 @@ fn a_swarm_of_strangers_hardly_raises_how_many_could_be_hosts() {
     holders.granted(&peer(), GRANT, 0);
     assert_eq!(holders.possible(), 4, "whoever holds something counts, new or not, and one stranger for two of these");
 }
+
+/// A host that had been slow for all that was sent to it got little for good, since nobody saw that this was over.
+#[test]
+fn once_load_has_ended_a_host_is_not_measured_by_it() {
+    use crate::reputation::Audited;
+    use crate::reputation::account::Verdict;
+    let board = Arc::new(Board::new("a.test".into(), 1, HashKey::default()));
+    let book = Arc::new(Book::open(testing::database(), Formulas::default(), Mode::On).unwrap());
+    book.meet([("b.test", Membership::Invited)].into_iter());
+    let audited = Audited { verdict: Verdict::Good, path: "/x", bytes_per_s: Some(1000.0), begun_ms: u64::MAX };
+    book.judge(|reputation, now_ms| reputation.audited("b.test", &audited, now_ms));
+    let holders = Holders::new(board.clone(), book);
+    holders.granted(&peer(), GRANT, 0);
+    holders.named("b.test", "r.b.test");
+    holders.probed("b.test", true, 0);
+    let weight = || {
+        holders.review();
+        published(&board).0
+    };
+    let at_rest = weight();
+    holders.redirected("b.test", 10, 1_000_000, 0);
+    assert!(weight() < at_rest / 10);
+    for second in 1..300 {
+        holders.due(second * 1000, 8);
+    }
+    assert_eq!(weight(), at_rest);
+}
