@@ -17,6 +17,7 @@ mod nginx;
 mod ports;
 pub mod process;
 mod site;
+pub mod stalls;
 pub mod tally;
 pub mod tunnel;
 

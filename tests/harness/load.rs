@@ -78,6 +78,15 @@ pub enum Failure {
     Overrun,
 }
 
+/// What becomes of requests that were due while the machine stalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// They are made up for at once, as independent clients would have them: for a moment, more than the rate is offered.
+    Burst,
+    /// They are left out: never more than the rate is offered.
+    Skip,
+}
+
 /// Offers load to one site until it is finished or dropped.
 pub struct Generator {
     rate: watch::Sender<f64>,
@@ -89,6 +98,7 @@ struct Clients {
     client: Client,
     origin: Authority,
     content: Content,
+    missed: Missed,
     slots: Arc<Semaphore>,
     samples: Mutex<Vec<Sample>>,
 }
@@ -96,8 +106,13 @@ struct Clients {
 impl Generator {
     /// Gets ready to ask `https://ORIGIN` for objects of `content`, drawn uniformly; offers nothing yet.
     pub fn new(client: Client, origin: Authority, content: Content) -> Self {
+        Self::with(client, origin, content, Missed::Burst)
+    }
+
+    /// Like [`Generator::new`], and says what becomes of missed turns.
+    pub fn with(client: Client, origin: Authority, content: Content, missed: Missed) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize));
-        let clients = Arc::new(Clients { client, origin, content, slots, samples: Mutex::default() });
+        let clients = Arc::new(Clients { client, origin, content, missed, slots, samples: Mutex::default() });
         let (rate, changes) = watch::channel(0.0);
         let schedule = tokio::spawn(schedule(clients.clone(), changes));
         Self { rate, clients, schedule }
@@ -136,8 +151,13 @@ async fn schedule(clients: Arc<Clients>, mut rate: watch::Receiver<f64>) {
         if per_second > 0.0 {
             tokio::select! {
                 () = sleep_until(due) => {
+                    let period = Duration::from_secs_f64(1.0 / per_second);
+                    let now = Instant::now();
+                    if clients.missed == Missed::Skip && now > due + period {
+                        due = now;
+                    }
                     start(&clients, random.below(clients.content.len()), due);
-                    due += Duration::from_secs_f64(1.0 / per_second);
+                    due += period;
                     continue;
                 }
                 changed = rate.changed() => if changed.is_err() { return },

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -138,6 +139,17 @@ impl Program {
         kill_process(Pid::from_child(child), signal).map_err(|e| Error::io("signal", &self.path)(e.into()))
     }
 
+    /// Stops it by `Signal::STOP`, and waits until none of its threads runs any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Deadline`] if it goes on.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        self.signal(Signal::STOP)?;
+        let Some(id) = self.id() else { return Ok(()) };
+        let name = format!("stop of {}", self.name);
+        poll(GRACE, name, async || if is_frozen(id)? { Ok(()) } else { Err(io::Error::other("it runs")) }).await
+    }
+
     /// Kills it and what it has started, as a power failure would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -202,6 +214,18 @@ impl Drop for Program {
     }
 }
 
+/// Whether every thread of the process has been stopped by a signal.
+fn is_frozen(id: u32) -> io::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        // The state follows the name in parentheses, which may contain anything.
+        if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +276,8 @@ mod tests {
         let mut program = shell("exec sleep 1000", directory.path());
         program.start().unwrap();
         let id = program.child.as_ref().unwrap().id();
-        program.signal(Signal::STOP).unwrap();
+        program.freeze().await.unwrap();
+        assert!(is_frozen(id).unwrap());
         drop(program);
         assert!(!Path::new(&format!("/proc/{id}")).exists());
     }

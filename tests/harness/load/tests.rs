@@ -198,6 +198,25 @@ async fn load_is_offered_on_schedule_whether_or_not_anything_is_answered() {
 }
 
 #[tokio::test]
+async fn turns_that_were_missed_are_made_up_for_or_left_out_as_one_says() {
+    let (ca, _directory, content) = empty_site();
+    content.put("/a.png", b"x").unwrap();
+    let origin: Authority = "alpha.localhost:1".parse().unwrap();
+    for (missed, is_burst) in [(Missed::Burst, true), (Missed::Skip, false)] {
+        let generator = Generator::with(Client::new(ca.roots()), origin.clone(), content.clone(), missed);
+        generator.offer(100.0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let stalled = Instant::now();
+        std::thread::sleep(Duration::from_millis(500));
+        let stalled = stalled..Instant::now() - Duration::from_millis(20);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let samples = generator.finish().await;
+        let made_up = samples.iter().filter(|sample| stalled.contains(&sample.due)).count();
+        assert_eq!(made_up >= 40, is_burst, "{made_up}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_even_be_sent_counts_as_failed() {
     let (ca, _directory, content) = empty_site();
     content.put("/a.png", b"x").unwrap();

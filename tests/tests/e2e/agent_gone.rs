@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use p2pcdn_tests::poll;
+use p2pcdn_tests::stalls::Stalls;
 use p2pcdn_tests::{Signal, Site, tally::tally};
 use tokio::time::Instant;
 
@@ -29,11 +30,12 @@ async fn a_killed_or_hung_agent_ends_redirects_and_they_come_back_with_it() {
     let load = load(&lab, alpha);
     redirects_to(&load, beta).await;
 
+    let stalls = Stalls::watch();
     alpha.agent.kill();
     let killed = Instant::now();
     let (_, samples) = observe(&load, alpha, killed, 10 * IN_A_ROW).await;
     assert_sound(&tally(&alpha.domain, &samples));
-    let (local, _) = observe(&load, alpha, killed + ENDED, IN_A_ROW).await;
+    let (local, _) = observe(&load, alpha, stalls.passed(killed, ENDED).await, IN_A_ROW).await;
     assert_sound(&local);
     assert_eq!(local.redirected, 0);
     alpha.start_agent().unwrap();
@@ -43,7 +45,7 @@ async fn a_killed_or_hung_agent_ends_redirects_and_they_come_back_with_it() {
     let stopped = Instant::now();
     let (_, samples) = observe(&load, alpha, stopped, 10 * IN_A_ROW).await;
     assert_sound(&tally(&alpha.domain, &samples));
-    let (local, _) = observe(&load, alpha, stopped + ENDED, IN_A_ROW).await;
+    let (local, _) = observe(&load, alpha, stalls.passed(stopped, ENDED).await, IN_A_ROW).await;
     assert_sound(&local);
     assert_eq!(local.redirected, 0);
     alpha.agent.signal(Signal::CONT).unwrap();

@@ -3,7 +3,7 @@
 use p2pcdn_tests::poll;
 use tokio::time::Instant;
 
-use crate::support::{IN_A_ROW, PATIENCE, PRESSURE, assert_sound, befriend, fill, lab, load, observe};
+use crate::support::{IN_A_ROW, PATIENCE, PRESSURE, assert_sound, befriend, fill, lab, observe, steady_load};
 
 #[tokio::test]
 async fn a_site_below_its_target_redirects_nothing_though_it_could() {
@@ -14,7 +14,7 @@ async fn a_site_below_its_target_redirects_nothing_though_it_could() {
     fill(&sites[0], 3);
     befriend(&mut sites).await;
     let alpha = &sites[0];
-    let load = load(&lab, alpha);
+    let load = steady_load(&lab, alpha);
     // The workers have the table, so that nothing but the load decides.
     poll(PATIENCE, "eligible request", async || {
         let stats = alpha.admin("/stats?filter=p2pcdn.eligible").await.map_err(|e| e.to_string())?;

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use p2pcdn_tests::client::Client;
 use p2pcdn_tests::content::{digest, noise};
 use p2pcdn_tests::poll;
+use p2pcdn_tests::stalls::Stalls;
 use tokio::time::{Instant, sleep};
 
 use crate::origin_server::{OriginServer, Page};
@@ -17,7 +18,7 @@ use crate::support::{
 const PATH: &str = "/object.png";
 /// Long, so that what lies between ticks is little beside one.
 const TICK: Duration = Duration::from_secs(1);
-/// One exchange between filter and agent, and one turn of asking on every connection.
+/// One exchange between filter and agent.
 const EXCHANGE: Duration = Duration::from_millis(200);
 
 fn page(version: u64) -> Page {
@@ -58,10 +59,14 @@ async fn a_purge_is_in_force_in_every_worker_within_three_ticks() {
     })
     .await
     .unwrap();
-    poll(PATIENCE, "redirects on every connection", async || {
-        for connection in &connections {
-            if !leads_to_old(connection).await {
-                return Err("one is local");
+    // Nobody but the operator knows of the change. Only while a probe of the host is late does it show, so once more then.
+    poll(PATIENCE, "redirects on every connection, before the change and after", async || {
+        for version in [1, 2] {
+            server.put(PATH, page(version));
+            for connection in &connections {
+                if !leads_to_old(connection).await {
+                    return Err(format!("one is local with version {version}"));
+                }
             }
         }
         Ok(())
@@ -69,23 +74,22 @@ async fn a_purge_is_in_force_in_every_worker_within_three_ticks() {
     .await
     .unwrap();
 
-    server.put(PATH, page(2));
-    for connection in &connections {
-        assert!(leads_to_old(connection).await, "nobody but the operator knows");
-    }
+    let stalls = Stalls::watch();
     let said = printed(p2pcdn(&lab, alpha, ["purge", PATH]));
     assert!(said.starts_with("purged 1 object;"), "{said}");
     let purged = Instant::now();
     let mut last = purged;
     while purged.elapsed() < 2 * (3 * TICK + EXCHANGE) {
         for connection in &connections {
+            let asked = Instant::now();
             if leads_to_old(connection).await {
-                last = Instant::now();
+                last = asked;
             }
         }
         sleep(Duration::from_millis(5)).await;
     }
-    assert!(last - purged <= 3 * TICK + EXCHANGE, "the old version was still handed out after {:?}", last - purged);
+    let took = stalls.worked(purged, last);
+    assert!(took <= 3 * TICK + EXCHANGE, "the old version was still handed out after {took:?}");
 
     let new = digest(&page(2).body).to_string();
     let answer = redirect(&lab.client, alpha, PATH).await;

@@ -11,7 +11,7 @@ use http::{HeaderMap, Response, Uri};
 use p2pcdn_core::object::Sha256;
 use p2pcdn_tests::client::{self, Client};
 use p2pcdn_tests::content::{digest, noise};
-use p2pcdn_tests::load::{Generator, Sample};
+use p2pcdn_tests::load::{Generator, Missed, Sample};
 use p2pcdn_tests::tally::{Tally, tally};
 use p2pcdn_tests::{Lab, Nginx, Site, invite_each_other, poll};
 use serde_json::Value;
@@ -160,6 +160,13 @@ pub(crate) async fn metric(site: &Site, name: &str) -> u64 {
 /// Background load on all objects of the site.
 pub(crate) fn load(lab: &Lab, site: &Site) -> Generator {
     let generator = Generator::new(lab.client.clone(), site.domain.clone(), site.content.clone());
+    generator.offer(PRESSURE);
+    generator
+}
+
+/// Like [`load`], but never more than [`PRESSURE`], not even after the machine has stalled.
+pub(crate) fn steady_load(lab: &Lab, site: &Site) -> Generator {
+    let generator = Generator::with(lab.client.clone(), site.domain.clone(), site.content.clone(), Missed::Skip);
     generator.offer(PRESSURE);
     generator
 }

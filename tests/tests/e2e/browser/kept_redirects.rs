@@ -12,8 +12,10 @@ use super::chromium::{Browser, Driver};
 use super::page::{PADDING, PNG, RUNNER};
 use crate::support::{PRESSURE, befriend, busy, fill, lab, redirects_to};
 
-/// For the last lines of the log to be written.
-const LOGGED: Duration = Duration::from_secs(3);
+/// For the last lines of the log to be written, on a busy machine, too.
+const LOGGED: Duration = Duration::from_secs(15);
+/// A probe of the host that is late on a busy machine keeps some request at the site, but not each time.
+const ATTEMPTS: usize = 3;
 /// What [`busy`] says, and that browsers keep redirects.
 const KEPT: &str =
     r#""exclude": [], "stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 50, "redirect_max_age_s": 30"#;
@@ -37,7 +39,7 @@ const CASES: [Case; 9] = [
     Case {
         name: "cors-image-with-cookie",
         first: CORS_IMAGE,
-        then: "(document.cookie = 'a=1; path=/cors-image-with-cookie', readback(URL, { crossOrigin: 'anonymous' }))",
+        then: "(document.cookie = 'a=1; path=' + URL, readback(URL, { crossOrigin: 'anonymous' }))",
         says: "read 4",
         asked: &[(307, "cors", "image"), (200, "cors", "image")],
     },
@@ -97,8 +99,9 @@ async fn a_kept_redirect_is_used_for_no_request_that_stays() {
     fill(&sites[0], 4);
     let srv = sites[0].directory().join("srv");
     let hot = Content::scan(&srv).unwrap();
-    for (case, seed) in CASES.iter().zip(40..) {
-        sites[0].content.put(&path(case), &[PNG, &noise(seed, PADDING)].concat()).unwrap();
+    let paths = CASES.iter().flat_map(|case| (0..ATTEMPTS).map(|attempt| path(case, attempt)));
+    for (path, seed) in paths.zip(40..) {
+        sites[0].content.put(&path, &[PNG, &noise(seed, PADDING)].concat()).unwrap();
     }
     let page = "<!doctype html><meta charset=utf-8><title>kept</title><link rel=icon href=data:,><body><script src=page.js></script>";
     std::fs::write(srv.join("page.html"), page).unwrap();
@@ -112,17 +115,22 @@ async fn a_kept_redirect_is_used_for_no_request_that_stays() {
 
     let mut wrong = Vec::new();
     for case in &CASES {
-        say(&browser, &sites[0], case, case.first).await;
-        let says = say(&browser, &sites[0], case, case.then).await;
-        let asked = asked(&sites[0], case).await;
-        if says != case.says
-            || asked.iter().map(|(status, mode, dest)| (*status, &**mode, &**dest)).ne(case.asked.iter().copied())
-        {
-            wrong.push(format!("{}: {says}, {asked:?}", case.name));
+        let mut tried = Vec::new();
+        for path in (0..ATTEMPTS).map(|attempt| path(case, attempt)) {
+            say(&browser, &sites[0], &path, case.first).await;
+            let says = say(&browser, &sites[0], &path, case.then).await;
+            let asked = asked(&sites[0], &path, case.asked.len()).await;
+            let asked_as = asked.iter().map(|(status, mode, dest)| (*status, &**mode, &**dest));
+            if says == case.says && asked_as.eq(case.asked.iter().copied()) {
+                tried.clear();
+                break;
+            }
+            tried.push(format!("{path}: {says}, {asked:?}"));
         }
+        wrong.extend(tried);
     }
     // As a page of its own, it stays as well.
-    let url = sites[0].url(&path(&CASES[0]));
+    let url = sites[0].url(&path(&CASES[0], 0));
     browser.open(&url).await;
     assert_eq!(browser.run("return location.href").await, url);
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -130,30 +138,30 @@ async fn a_kept_redirect_is_used_for_no_request_that_stays() {
 }
 
 /// Does something in a new page.
-async fn say(browser: &Browser, site: &Site, case: &Case, script: &str) -> String {
+async fn say(browser: &Browser, site: &Site, path: &str, script: &str) -> String {
     // Elsewhere in between, since what a page's process has in memory is used again without asking any cache.
     browser.open("about:blank").await;
     browser.open(&site.url("/page.html")).await;
-    let said = browser.run(&format!("return {}", script.replace("URL", &format!("'{}'", path(case))))).await;
+    let said = browser.run(&format!("return {}", script.replace("URL", &format!("'{path}'")))).await;
     said.as_str().unwrap_or("nothing").to_owned()
 }
 
 /// What the browser asked the origin for, once the log has it all.
-async fn asked(site: &Site, case: &Case) -> Vec<(u16, String, String)> {
+async fn asked(site: &Site, path: &str, most: usize) -> Vec<(u16, String, String)> {
     // The site's agent looks at every file, too.
     let is_it = |access: &Access| {
-        access.path == path(case) && access.agent.as_deref().is_some_and(|agent| agent.contains("HeadlessChrome/"))
+        access.path == path && access.agent.as_deref().is_some_and(|agent| agent.contains("HeadlessChrome/"))
     };
     let seen = || -> Vec<Access> { site.accesses().unwrap().into_iter().filter(is_it).collect() };
     let all = poll(LOGGED, "what was asked for", async || {
         let seen = seen().len();
-        if seen >= case.asked.len() { Ok(()) } else { Err(seen) }
+        if seen >= most { Ok(()) } else { Err(seen) }
     });
     // Too few are as wrong as any others.
     let _ = all.await;
     seen().into_iter().map(|a| (a.status, a.mode.unwrap_or_default(), a.dest.unwrap_or_default())).collect()
 }
 
-fn path(case: &Case) -> String {
-    format!("/{}/x.png", case.name)
+fn path(case: &Case, attempt: usize) -> String {
+    format!("/{}/{attempt}.png", case.name)
 }

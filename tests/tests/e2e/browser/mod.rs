@@ -16,12 +16,12 @@ use p2pcdn_tests::content::Content;
 use p2pcdn_tests::load::Generator;
 use serde_json::{Value, json};
 
-use crate::support::{PRESSURE, befriend, busy, damage, fill, lab, redirects_to, replica_url, trusting};
+use crate::support::{PRESSURE, befriend, busy, damage, fill, lab, placed, redirects_to, replica_url, trusting};
 use cells::pages;
 use chromium::{Browser, Driver};
-use fate::Accesses;
+use fate::{Accesses, Wrong};
 use page::{PADDING, Page};
-use visit::visit;
+use visit::{Results, visit};
 
 /// Where the site's own routes come in.
 const ROUTES: &str = "                        # Static content. Large files";
@@ -30,6 +30,8 @@ const SETTINGS: &str = r#""stay_local_s": 0, "pure_balancer_at": 2, "tick_ms": 5
                               "download_paths": ["/opted/"], "plain_style_paths": ["/declared/plain-"],
                               "cross_site_paths": ["/shared/", "/open/", "/corp/"], "exclude": []"#;
 const SCRIPTED: &str = "/scripted.svg";
+/// Visits to a page of which none may go as it should.
+const ATTEMPTS: usize = 3;
 /// Shows on the page itself that its script has run.
 const SCRIPTED_SVG: &str = "<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'>\
     <script>document.documentElement.setAttribute('data-ran', '')</script></svg>";
@@ -78,26 +80,47 @@ async fn every_cell_goes_its_way_and_works_as_without_redirects() {
     load.offer(PRESSURE);
     redirects_to(&load, &sites[1]).await;
     redirects_to(&load, &sites[2]).await;
-    let accesses = Accesses::from_now_on(&sites);
-    let browser = driver.browser("with").await;
     let (own, returned): (Vec<_>, Vec<_>) = pages.iter().partition(|page| !page.is_returned);
-    let mut with = visit(&browser, &sites, own).await;
-    lose_replicas(&sites, &returned);
-    with.extend(visit(&browser, &sites, returned).await);
+    for (kind, mut pages) in [("own", own), ("returned", returned)] {
+        // A probe of a host that is late on a busy machine keeps some request at the site, but not that of the same page each time.
+        for attempt in 1.. {
+            if kind == "returned" {
+                placed(&sites[0], &sites[1]).await;
+                placed(&sites[0], &sites[2]).await;
+                lose_replicas(&sites, &pages);
+            }
+            let browser = driver.browser(&format!("{kind}-{attempt}")).await;
+            let wrong = wrong(&browser, &sites, &pages, &without).await;
+            browser.close().await;
+            if wrong.is_empty() {
+                break;
+            }
+            assert!(attempt < ATTEMPTS && wrong.iter().all(|wrong| wrong.may_be_chance), "{wrong:#?}");
+            eprintln!("once more: {wrong:#?}");
+            pages.retain(|page| wrong.iter().any(|wrong| wrong.page == page.name));
+        }
+    }
 
-    let wrong = accesses.wrong(&sites, &pages).await;
-    let wrong_outcome =
-        pages.iter().flat_map(|page| page.cells.iter().map(move |cell| (page, cell))).filter_map(|(page, cell)| {
-            let at = (page.name, cell.name.clone());
-            let (without, with) = (&without[&at], &with[&at]);
-            let wanted = cell.breaks.unwrap_or(without);
-            (with != wanted).then(|| format!("{at:?}: {with:?} in place of {wanted:?}"))
-        });
-    let wrong: Vec<_> = wrong.into_iter().chain(wrong_outcome).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
-
+    let browser = driver.browser("with").await;
     nothing_acts_as_part_of_its_host(&browser, &sites).await;
     browser.close().await;
+}
+
+/// Visits the pages; says what did not go the way that was meant for it, or came to something else.
+async fn wrong(browser: &Browser, sites: &[Site], pages: &[&Page], without: &Results) -> Vec<Wrong> {
+    let accesses = Accesses::from_now_on(sites);
+    let with = visit(browser, sites, pages.iter().copied()).await;
+    let mut wrong = accesses.wrong(sites, pages).await;
+    for (page, cell) in pages.iter().flat_map(|page| page.cells.iter().map(move |cell| (page, cell))) {
+        let at = (page.name, cell.name.clone());
+        let (without, with) = (&without[&at], &with[&at]);
+        let wanted = cell.breaks.unwrap_or(without);
+        if with != wanted {
+            let what = format!("{at:?}: {with:?} in place of {wanted:?}");
+            wrong.push(Wrong { page: page.name, what, may_be_chance: true });
+        }
+    }
+    wrong
 }
 
 /// Makes the hosts unable to serve what these pages load, without their knowing.
