@@ -1,40 +1,45 @@
-//! Whether the operator has paused redirects, which no restart ends.
+//! The operator's word that nothing is redirected: at once, and until another word, whatever restarts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::TableDefinition;
 
+use crate::load::LoadMeter;
 use crate::state_db::StateDb;
 
-/// The operator's word, on disk.
+/// Whether redirects are paused, for the load that every worker hears of and on disk.
 pub struct Pause {
     db: Arc<StateDb>,
+    load: Arc<Mutex<LoadMeter>>,
+    /// Held until one word is in both places.
+    setting: Mutex<()>,
 }
 
 /// One row, `paused`, while redirects are; its value says nothing.
-const OPERATOR: TableDefinition<&str, u64> = TableDefinition::new("operator");
+pub(crate) const OPERATOR: TableDefinition<&str, u64> = TableDefinition::new("operator");
 const PAUSED: &str = "paused";
 
 impl Pause {
-    /// Of the agent with this metadata.
-    pub fn new(db: Arc<StateDb>) -> Self {
-        Self { db }
-    }
-
-    /// Whether redirects are paused.
+    /// Reads what was said before the last stop, and holds to it.
     ///
     /// # Errors
     /// The metadata cannot be read; this machine's fault.
-    pub fn read(&self) -> Result<bool, Box<redb::Error>> {
-        let rows: Vec<_> = self.db.rows(OPERATOR, |_| ()).map_err(Box::new)?;
-        Ok(!rows.is_empty())
+    pub fn open(db: Arc<StateDb>, load: Arc<Mutex<LoadMeter>>) -> Result<Self, Box<redb::Error>> {
+        let rows: Vec<(String, ())> = db.rows(OPERATOR, |_| ()).map_err(Box::new)?;
+        if rows.iter().any(|(key, ())| key == PAUSED) {
+            tracing::warn!("redirects are paused, as the operator said: p2pcdn resume brings them back");
+            load.lock().unwrap_or_else(PoisonError::into_inner).set_killed(true);
+        }
+        Ok(Self { db, load, setting: Mutex::default() })
     }
 
-    /// Notes it for the next start. Blocks for one durable write.
+    /// Pauses redirects or brings them back. Blocks for one durable write.
     ///
     /// # Errors
-    /// It could not be written; this machine's fault.
-    pub fn write(&self, is_paused: bool) -> Result<(), Box<redb::Error>> {
+    /// It could not be written, and is in force until the agent ends; this machine's fault.
+    pub fn set(&self, is_paused: bool) -> Result<(), Box<redb::Error>> {
+        let _turn = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).set_killed(is_paused);
         let write = || -> Result<(), redb::Error> {
             let transaction = self.db.begin_write()?;
             {
@@ -58,12 +63,22 @@ mod tests {
     #[test]
     fn a_pause_lasts_until_it_is_ended_whatever_restarts() {
         let directory = tempfile::tempdir().unwrap();
-        let open = || Pause::new(Arc::new(StateDb::open(&directory.path().join("state.redb")).unwrap()));
-        assert!(!open().read().unwrap());
-        open().write(true).unwrap();
-        open().write(true).unwrap();
-        assert!(open().read().unwrap());
-        open().write(false).unwrap();
-        assert!(!open().read().unwrap());
+        let open = || {
+            let load: Arc<Mutex<LoadMeter>> = Arc::default();
+            let db = Arc::new(StateDb::open(&directory.path().join("state.redb")).unwrap());
+            (Pause::open(db, load.clone()).unwrap(), load)
+        };
+        let is_killed = |load: Arc<Mutex<LoadMeter>>| load.lock().unwrap().steering(0).killed;
+        let (pause, load) = open();
+        assert!(!is_killed(load.clone()));
+        pause.set(true).unwrap();
+        assert!(is_killed(load));
+        drop(pause);
+        let (pause, load) = open();
+        assert!(is_killed(load.clone()));
+        pause.set(false).unwrap();
+        assert!(!is_killed(load));
+        drop(pause);
+        assert!(!is_killed(open().1));
     }
 }

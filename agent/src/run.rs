@@ -139,11 +139,7 @@ pub async fn run(settings: Settings, cancel: CancellationToken) -> Result<(), Ru
     ));
     let holders = Arc::new(Holders::new(board.clone(), book.clone()));
     let load = Arc::new(Mutex::new(LoadMeter::default()));
-    let pause = Pause::new(db.clone());
-    if pause.read().map_err(RunError::Pause)? {
-        tracing::warn!("redirects are paused, as the operator said: p2pcdn resume brings them back");
-        load.lock().unwrap_or_else(PoisonError::into_inner).set_killed(true);
-    }
+    let pause = Arc::new(Pause::open(db.clone(), load.clone()).map_err(RunError::Pause)?);
     let metrics = Arc::new(Metrics::default());
     let source = Source::open(&settings.site, &settings.share, state).await?;
     let (catalogue, finder) = source

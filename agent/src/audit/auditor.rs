@@ -1,10 +1,8 @@
 //! Keeps audits going: who is due, what is asked, and where the verdicts go.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use p2pcdn_core::lookup::{REPLICA_PREFIX, RETURN_PREFIX};
 use p2pcdn_core::peer::PEER_DOCUMENT_PATH;
 use tokio::sync::mpsc;
@@ -75,7 +73,7 @@ impl Auditor {
         Self { parts, client, domain, watch: Arc::default(), doubt: Mutex::default() }
     }
 
-    /// Takes in redirects to a holder.
+    /// See [`Watch::redirected`].
     pub fn redirected(&self, domain: &str, requests: u32, bytes: u64) {
         lock(&self.watch).redirected(domain, requests, bytes);
     }
@@ -186,29 +184,20 @@ impl Auditor {
             Duration::from_millis(allowed_ms(holder.lease_bytes_per_s, extent.bytes()).saturating_mul(2).min(60_000));
         let begun_ms = judging_now_ms();
         slot.reserve(extent);
-        // What makes a decoder panic is of the host's making.
-        let asked = AssertUnwindSafe(self.client.ask(&target, guise, patience)).catch_unwind().await;
-        let has_panicked = asked.is_err();
-        let answer = match asked {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
-                None
-            }
-            Err(_) => {
-                tracing::error!(peer = %domain, path = %record.path, "reading what a host sent failed, which it answers for");
-                None
-            }
-        };
+        let answer = self.client.ask(&target, guise, patience).await;
+        if let Err(error) = &answer {
+            tracing::debug!(peer = %domain, path = %record.path, %error, "audit");
+        }
+        let answer = answer.ok();
         let grace_ms = self.parts.book.judge(|reputation, _| reputation.formulas().grace_ms);
         let is_recent = monotonic_ms().saturating_sub(object.since_ms) < grace_ms;
         let former = object.former.filter(|_| is_recent);
         let return_url = format!("https://{}{RETURN_PREFIX}{}", self.domain, record.path.trim_start_matches('/'));
         let lease_bytes_per_s = holder.lease_bytes_per_s;
         let expected = Expected { record, former, lease_bytes_per_s, return_url: &return_url };
-        let verdict = if has_panicked { Some(Verdict::Missing) } else { verdict(&expected, answer.as_ref()) };
+        let verdict = verdict(&expected, answer.as_ref());
         let bytes = answer.as_ref().map_or(0, |answer| answer.body.bytes);
-        slot.took(if has_panicked { extent.bytes() } else { bytes });
+        slot.took(bytes);
         let Some(verdict) = verdict else { return };
         // The host has heard of the change before this site's own table did.
         let is_current = self.parts.board.holds(&record.path, &record.sha256, domain);
@@ -219,7 +208,7 @@ impl Auditor {
             return;
         }
         // Whoever has answered anything can be reached.
-        if answer.is_none() && !has_panicked && self.is_own_fault(domain).await {
+        if answer.is_none() && self.is_own_fault(domain).await {
             return;
         }
         let bytes_per_s = answer.filter(|_| bytes >= MEASURABLE_BYTES && verdict != Verdict::Unreachable);

@@ -73,8 +73,10 @@ impl AuditClient {
             response.headers().get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes).collect();
         let reading = Reading::new(target.record, target.extent, status, &codings.join(&b','));
         let deadline = tokio::time::Instant::now() + patience;
-        let body = read(response.into_body(), reading, deadline).await;
+        let (reading, end) = read(response.into_body(), reading, deadline).await;
+        // The wait for others' bodies to be decoded is not this host's doing.
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let body = finish(reading, end).await;
         Ok(Answer { status, content_type, location, total, may_be_coded, is_kept_from_page, body, took_ms })
     }
 
@@ -113,7 +115,7 @@ impl AuditClient {
 }
 
 /// Reads as much as is needed, or comes by the deadline.
-async fn read(mut body: Incoming, mut reading: Reading<'_>, deadline: tokio::time::Instant) -> Body {
+async fn read(mut body: Incoming, mut reading: Reading<'_>, deadline: tokio::time::Instant) -> (Reading<'_>, End) {
     let end = loop {
         if reading.has_enough() {
             break End::Enough;
@@ -125,7 +127,7 @@ async fn read(mut body: Incoming, mut reading: Reading<'_>, deadline: tokio::tim
             None => break End::Announced,
         }
     };
-    finish(reading, end).await
+    (reading, end)
 }
 
 /// Decodes where nobody has to wait for it, and one body at a time.

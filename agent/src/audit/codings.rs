@@ -52,7 +52,7 @@ fn coding(name: &[u8]) -> Option<Coding> {
 }
 
 /// Hands on what `body` is once `codings` are undone, `limit` bytes at most; returns whether that was all of it and sound. Checksums are
-/// not looked at, as browsers show what comes before them. Takes up to a second and 32 MiB, whatever the body.
+/// not looked at, as browsers show what comes before them.
 pub fn decode(codings: &[Coding], body: &[u8], limit: u64, mut take: impl FnMut(&[u8])) -> bool {
     if codings.len() > MAX_CODINGS {
         return false;

@@ -137,13 +137,13 @@ pub struct Slot {
     domain: String,
     is_hinted: bool,
     reserved: u64,
-    taken: u64,
+    is_settled: bool,
 }
 
 impl Slot {
     /// The slot of an audit that [`Watch::due`] has named.
     pub fn of(watch: Arc<Mutex<Watch>>, domain: String, is_hinted: bool) -> Self {
-        Self { watch, domain, is_hinted, reserved: 0, taken: 0 }
+        Self { watch, domain, is_hinted, reserved: 0, is_settled: false }
     }
 
     /// The audit is about to read so much. What hints lead to has its bytes already.
@@ -154,21 +154,25 @@ impl Slot {
         }
     }
 
-    /// The audit took so many bytes.
+    /// The audit took so many bytes, and will take no more.
     pub fn took(&mut self, bytes: u64) {
-        self.taken = bytes;
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let mut watch = lock(&self.watch);
+        if self.is_hinted {
+            watch.hint_budget.took(bytes);
+        } else {
+            watch.under_way_bytes = watch.under_way_bytes.saturating_sub(self.reserved);
+            watch.audited_bytes = watch.audited_bytes.saturating_add(bytes);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.took(0);
         let mut watch = lock(&self.watch);
-        if self.is_hinted {
-            watch.hint_budget.took(self.taken);
-        } else {
-            watch.under_way_bytes = watch.under_way_bytes.saturating_sub(self.reserved);
-            watch.audited_bytes = watch.audited_bytes.saturating_add(self.taken);
-        }
         if let Some(peer) = watch.peers.get_mut(&self.domain) {
             peer.running = peer.running.saturating_sub(1);
         }

@@ -160,7 +160,9 @@ impl Evidence {
 
     /// Forgets networks and ends suspensions in time, until cancelled.
     pub async fn run(self: Arc<Self>, time_scale: f64, cancel: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK.mul_f64(time_scale).max(Duration::from_millis(50)));
+        let period = TICK.mul_f64(time_scale).max(Duration::from_millis(50));
+        // Not at once: how many hosts there are, of whom a third may be suspended, is not known yet.
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,

@@ -1,5 +1,5 @@
 //! What cannot be had again when a state directory is lost: the node key, who the peers are, how far sequences have got, and what the
-//! operator has said about hosting: what is denied, and whether this host leaves.
+//! operator has said: what is denied, whether this host leaves, and whether redirects are paused.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,6 +15,7 @@ use super::node_key::{NodeKey, NodeKeyError, StateLock, write_durably};
 use super::rotate::{self, RotateError};
 use super::rotation::Rotations;
 use super::sequence::{COUNTERS, restored};
+use crate::pause::OPERATOR;
 use crate::replicate::host::deny::DENIED;
 use crate::replicate::host::terms::HOSTING;
 use crate::reputation::book::{ACCOUNTS, MARKS};
@@ -37,6 +38,8 @@ pub struct Backup {
     denied: BTreeMap<String, u64>,
     #[serde(default)]
     hosting: BTreeMap<String, u64>,
+    #[serde(default)]
+    operator: BTreeMap<String, u64>,
     /// What is held against peers and for them.
     #[serde(default)]
     accounts: BTreeMap<String, Value>,
@@ -54,6 +57,7 @@ struct Tables {
     peers: BTreeMap<String, Vec<u8>>,
     denied: BTreeMap<String, u64>,
     hosting: BTreeMap<String, u64>,
+    operator: BTreeMap<String, u64>,
     accounts: BTreeMap<String, Value>,
     marks: BTreeMap<String, Value>,
 }
@@ -126,7 +130,8 @@ impl Backup {
     pub fn of(domain: &str, state_dir: &Path) -> Result<Self, BackupError> {
         let key = NodeKey::load(state_dir).map_err(|error| BackupError::of_key(error, state_dir))?;
         let path = state_dir.join("state.redb");
-        let Tables { counters, peers, denied, hosting, accounts, marks } = read(&path).map_err(database(&path))?;
+        let Tables { counters, peers, denied, hosting, operator, accounts, marks } =
+            read(&path).map_err(database(&path))?;
         let peers = peers.into_iter().map(|(domain, json)| {
             parse(&domain, &json)?;
             Ok((domain, serde_json::from_slice(&json)?))
@@ -139,6 +144,7 @@ impl Backup {
             peers: peers.collect::<Result<_, BackupError>>()?,
             denied,
             hosting,
+            operator,
             accounts,
             marks,
             rotations: rotate::load(state_dir, &key.public())?,
@@ -224,7 +230,7 @@ impl Backup {
                         table.insert(domain.as_str(), row.to_string().as_bytes())?;
                     }
                 }
-                for (name, rows) in [(DENIED, &self.denied), (HOSTING, &self.hosting)] {
+                for (name, rows) in [(DENIED, &self.denied), (HOSTING, &self.hosting), (OPERATOR, &self.operator)] {
                     let mut table = transaction.open_table(name)?;
                     for (key, since_s) in rows {
                         table.insert(key.as_str(), *since_s)?;
@@ -254,6 +260,7 @@ fn read(path: &Path) -> Result<Tables, redb::Error> {
         peers: rows(&transaction, PEERS, <[u8]>::to_vec)?,
         denied: rows(&transaction, DENIED, |since_s| since_s)?,
         hosting: rows(&transaction, HOSTING, |since_s| since_s)?,
+        operator: rows(&transaction, OPERATOR, |value| value)?,
         // What is not understood says nothing.
         accounts: rows(&transaction, ACCOUNTS, |json| serde_json::from_slice(json).unwrap_or_default())?,
         marks: rows(&transaction, MARKS, |json| serde_json::from_slice(json).unwrap_or_default())?,
@@ -277,6 +284,7 @@ mod tests {
     use super::*;
     use crate::clock::now_s;
     use crate::identity::{Counter, Membership, RosterBounds, testing};
+    use crate::pause::Pause;
     use crate::replicate::host::admit;
     use crate::replicate::host::terms::Terms;
     use crate::state_db::StateDb;
@@ -301,8 +309,13 @@ mod tests {
             let db = Arc::new(StateDb::open(&state.join("state.redb")).unwrap());
             Terms::open(db, admit::tests::host(), testing::book(), 0, 0).unwrap()
         };
+        let pause = |state: &Path| {
+            let (db, load) = (StateDb::open(&state.join("state.redb")).unwrap(), Arc::default());
+            (Pause::open(Arc::new(db), Arc::clone(&load)).unwrap(), load)
+        };
         terms(&old).deny.add(&["c.test/x".parse().unwrap()], 7).unwrap();
         terms(&old).set_leaving(true, 8);
+        pause(&old).0.set(true).unwrap();
 
         assert!(matches!(Backup::of("a.test", &old), Err(BackupError::Running(_))));
         let public = key.public();
@@ -324,6 +337,7 @@ mod tests {
         assert!(membership(&new).standing("b.test").is_some());
         assert_eq!(terms(&new).deny.list(), terms(&old).deny.list());
         assert!(!terms(&new).deny.is_empty() && terms(&new).is_leaving());
+        assert!(pause(&new).1.lock().unwrap().steering(0).killed);
 
         assert!(matches!(backup.restore("a.test", &new, false, now_s()), Err(BackupError::InUse(_))));
         backup.restore("a.test", &new, true, now_s()).unwrap();

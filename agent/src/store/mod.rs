@@ -51,7 +51,7 @@ pub struct ReplicaStore {
     /// Held while index, metadata and blobs change together.
     changing: tokio::sync::Mutex<()>,
     /// Held while a blob is read in whole because somebody waits for it; a large one holds up no small one.
-    verifying: Turns,
+    verifying: Verifying,
     /// The stamp that each blob had when its digest was last found right; nothing is served without one.
     verified: Mutex<HashMap<Sha256, Stamp>>,
     /// `None` if blobs are anywhere else than in a directory of this machine.
@@ -60,12 +60,12 @@ pub struct ReplicaStore {
 
 /// Who reads next.
 #[derive(Default)]
-struct Turns {
+struct Verifying {
     small: tokio::sync::Mutex<()>,
     large: tokio::sync::Mutex<()>,
 }
 
-impl Turns {
+impl Verifying {
     /// Bytes from which a blob is large: no probe waits for so many.
     const LARGE: u64 = 16 << 20;
 
@@ -121,7 +121,7 @@ impl ReplicaStore {
             health,
             index: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            verifying: Turns::default(),
+            verifying: Verifying::default(),
             verified: Mutex::default(),
             open: OpenFiles::new(),
         };
