@@ -73,8 +73,9 @@ const DEAD_MS: u64 = 60_000;
 const WEIGH_MS: u64 = 1_000;
 /// Talks at the same time.
 const MAX_TALKS: usize = 8;
-/// Of these, with peers that failed or were slow the last time: however many there are, they hold up nobody else's lease.
-const MAX_STRUGGLING_TALKS: usize = 2;
+/// Of these, with peers that failed or were slow the last time: however many there are, two places are left for those that are well. No
+/// fewer, for after an outage of this site all have failed.
+const MAX_STRUGGLING_TALKS: usize = MAX_TALKS - 2;
 /// What changes in one go is offered together.
 const GATHER: Duration = Duration::from_millis(20);
 
