@@ -285,11 +285,11 @@ impl HostLab {
         let puller = Puller::new(domain, key, terms, store.clone(), membership.clone(), client, metrics.clone());
         let ms = Duration::from_millis;
         // A trickle of a byte every 5 ms is far below the floor over any window.
-        let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800), turn: ms(800) };
+        let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800) };
         // So few that a storm meets the bound on the slowest machine, too.
         let at_once = NonZeroU32::new(OFFERED_AT_ONCE).unwrap();
         let offers = RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN).allow_burst(at_once));
-        let puller = Arc::new(Puller { patience, offers, ..puller });
+        let puller = Arc::new(Puller { patience, turn: ms(800), offers, ..puller });
         let cancel = CancellationToken::new();
         Self { puller, store, metrics, membership, directory, cancel: cancel.drop_guard() }
     }
