@@ -287,7 +287,11 @@ impl State {
 
     /// While all jobs are taken and an origin waits that has none, ends the longest of those that are under way for more than a `turn`, of
     /// the origin that has most: sources that are only just fast enough would otherwise hold the jobs for hours.
-    fn end_turn(&self, turn: Duration) {
+    pub(super) fn end_turn(&self, turn: Duration) {
+        // One that is over may not have been joined yet.
+        if self.jobs.values().sum::<usize>() < MAX_JOBS {
+            return;
+        }
         if self.waiting.origins().all(|origin| self.jobs.contains_key(origin)) {
             return;
         }
