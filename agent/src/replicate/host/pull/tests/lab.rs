@@ -258,6 +258,15 @@ impl HostLab {
         Self::start_in(tempfile::tempdir().unwrap(), peers).await
     }
 
+    /// A started one that puts up with longer silence than any machine's stall.
+    pub(super) async fn patient(peers: &[&Source]) -> Self {
+        let mut host = Self::idle(peers).await;
+        let puller = Arc::get_mut(&mut host.puller).unwrap();
+        (puller.patience.silence, puller.patience.window) = (Duration::from_secs(5), Duration::from_secs(5));
+        host.go();
+        host
+    }
+
     async fn start_in(directory: tempfile::TempDir, peers: &[&Source]) -> Self {
         let key = Arc::new(testing::node_key());
         let membership = Membership::open(testing::database(), "host.test", RosterBounds::default()).unwrap();
