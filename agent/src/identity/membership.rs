@@ -202,8 +202,14 @@ impl Membership {
         E: From<MembershipError> + Send + 'static,
     {
         let membership = self.clone();
-        let changed = tokio::task::spawn_blocking(move || change(&membership)).await;
-        changed.unwrap_or_else(|_| Err(MembershipError::Stopping.into()))
+        match tokio::task::spawn_blocking(move || change(&membership)).await {
+            Ok(changed) => changed,
+            Err(error) => match error.try_into_panic() {
+                // Nobody knows how far it came.
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(MembershipError::Stopping.into()),
+            },
+        }
     }
 
     /// The pinned peer with that key, if any.
@@ -376,6 +382,15 @@ mod tests {
         assert_eq!(membership.standing("a.test"), Some(Standing::Invited));
         let stored = Membership::open(db, "own.test", RosterBounds::default()).unwrap();
         assert_eq!(stored.standing("a.test"), Some(Standing::Invited));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_panics_is_not_said_to_have_changed_nothing() {
+        let membership = Arc::new(Membership::open(testing::database(), "own.test", RosterBounds::default()).unwrap());
+        let broken = tokio::spawn(async move {
+            membership.blocking(|_| -> Result<(), MembershipError> { panic!("a defect") }).await
+        });
+        assert!(broken.await.unwrap_err().is_panic());
     }
 
     #[test]
