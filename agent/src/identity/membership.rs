@@ -155,7 +155,11 @@ impl Membership {
     }
 
     /// Forgets the open peers that were not met for so long that their record has ended; returns them. Blocks for a durable write each.
+    /// Not at all where none has ended.
     pub fn forget_ended(&self, now_s: u64) -> Result<Vec<String>, MembershipError> {
+        if !self.read(|roster| roster.has_ended(now_s)) {
+            return Ok(Vec::new());
+        }
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
         let ended = roster.forget_ended(now_s);
@@ -391,6 +395,19 @@ mod tests {
             membership.blocking(|_| -> Result<(), MembershipError> { panic!("a defect") }).await
         });
         assert!(broken.await.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn where_no_peer_has_ended_nobody_waits_for_a_write_under_way() {
+        let membership = Membership::open(testing::database(), "own.test", RosterBounds::default()).unwrap();
+        membership.invite("a.test").unwrap();
+        let membership = Arc::new(membership);
+        let writing = membership.changing.lock().unwrap();
+        let (done, is_done) = sync_channel(1);
+        let other = membership.clone();
+        std::thread::spawn(move || done.send(other.forget_ended(u64::MAX).unwrap()));
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(20)), Ok(vec![]));
+        drop(writing);
     }
 
     #[test]
