@@ -359,7 +359,7 @@ pub(super) fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipErr
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::identity::{sign, testing};
@@ -374,6 +374,12 @@ mod tests {
             let membership = membership.clone();
             std::thread::spawn(move || membership.invite("a.test"))
         };
+        let begun = Instant::now();
+        // Held for the whole of the change, so that it is under way by then.
+        while membership.changing.try_lock().is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(20) && !inviting.is_finished());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for _ in 0..20 {
             let (seen, sees) = sync_channel(1);
             let membership = membership.clone();
