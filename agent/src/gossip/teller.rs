@@ -374,3 +374,6 @@ impl Gossip {
         self.hearsay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;
