@@ -104,7 +104,7 @@ impl Gossip {
             Some(Message::Opening(opening)) => Message::Reply(self.table().answer(&opening)),
             Some(Message::Closing(closing)) => {
                 let (last, taken) = self.table().finish(&closing, now_s(), &mut check);
-                self.note(taken);
+                self.note(taken).await;
                 Message::Last(last)
             }
             _ => return refuse(StatusCode::BAD_REQUEST, "malformed", "bring both agents to neighbouring releases"),
@@ -131,7 +131,7 @@ impl Gossip {
         let answer = self.send(partner, Message::Opening(opening), MAX_REPLY_BYTES).await?;
         let Message::Reply(reply) = answer else { return Err(ExchangeError::Malformed) };
         let (closing, taken) = self.table().close(salt, &reply, now_s(), &mut self.checker(&partner.node_key));
-        self.note(taken);
+        self.note(taken).await;
         if closing.is_empty() {
             return Ok(());
         }
@@ -139,7 +139,7 @@ impl Gossip {
         let answer = self.send(partner, Message::Closing(closing), MAX_LAST_BYTES).await?;
         let Message::Last(last) = answer else { return Err(ExchangeError::Malformed) };
         let taken = self.table().take(&last.records, now_s(), &mut self.checker(&partner.node_key));
-        self.note(taken);
+        self.note(taken).await;
         Ok(())
     }
 

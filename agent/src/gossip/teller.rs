@@ -22,7 +22,8 @@ use crate::identity::introduction::check;
 use crate::identity::once_per::OncePerMinute;
 use crate::identity::signed::holds;
 use crate::identity::{
-    Counter, CounterError, Introducer, Membership, NodeKey, OwnRecord, PeerClient, Signed, Statement, plain, sign,
+    Counter, CounterError, Introducer, Introduction, Membership, NodeKey, OwnRecord, PeerClient, Signed, Statement,
+    plain, sign,
 };
 use crate::reputation::formulas::Formulas;
 use crate::state_db::StateDb;
@@ -247,15 +248,15 @@ impl Gossip {
     }
 
     /// What follows from records that a peer sent.
-    pub(super) fn note(&self, taken: Vec<Taken>) {
-        let (mut wishes, mut unfit) = (0, 0);
+    pub(super) async fn note(&self, taken: Vec<Taken>) {
+        let (mut wishes, mut unfit, mut renewed) = (0, 0, Vec::new());
         for outcome in taken {
             let Ok((record, outcome)) = outcome else {
                 unfit += 1;
                 continue;
             };
             match outcome {
-                Outcome::Accepted => self.accepted(&record),
+                Outcome::Accepted => renewed.extend(self.accepted(&record)),
                 Outcome::Contradiction(proof) => {
                     tracing::warn!(key = %proof.1.key, text = plain(&proof.1.text), "a contradiction by gossip");
                     self.accuse(&proof.0);
@@ -271,24 +272,38 @@ impl Gossip {
             }
         }
         self.metrics.gossip_unfit.inc_by(unfit);
+        // Last, for whoever sent them may hang up while the disk is waited for.
+        self.claim(renewed).await;
     }
 
-    fn accepted(&self, record: &Record) {
+    /// Takes in newer records of this site's peers.
+    async fn claim(&self, renewed: Vec<Introduction>) {
+        if renewed.is_empty() {
+            return;
+        }
+        let claim = move |membership: &Membership| {
+            let claims = renewed.iter().map(|introduction| membership.claim(introduction, now_s()).map(drop));
+            // One that fails keeps no other from being taken in.
+            claims.filter(Result::is_err).last().unwrap_or(Ok(()))
+        };
+        if let Err(error) = self.membership.blocking(claim).await {
+            tracing::error!(%error, "a peer's record could not be stored");
+        }
+    }
+
+    /// The record of a peer of this site, to be taken in there, too: one whose endpoint has changed is found there.
+    fn accepted(&self, record: &Record) -> Option<Introduction> {
         match &record.about {
             About::Peer { .. } => {
-                let signed = View::of(&record.blob).map(|view| view.signed());
-                // A peer of this site whose endpoint has changed is found there.
-                if let Some(Ok(introduction)) = signed.map(|signed| check(signed, now_s()))
-                    && self.membership.by_key(&introduction.record.node_key).is_some()
-                    && let Err(error) = self.membership.claim(&introduction, now_s())
-                {
-                    tracing::error!(%error, "a peer's record could not be stored");
-                }
+                let introduction = check(View::of(&record.blob)?.signed(), now_s()).ok()?;
+                let is_peer = self.membership.by_key(&introduction.record.node_key).is_some();
+                return is_peer.then_some(introduction);
             }
             About::Observations => self.heard(record),
             About::Proof(proof) => drop(self.convict(&proof.1)),
             About::Rotation { .. } => {}
         }
+        None
     }
 
     fn heard(&self, record: &Record) {
@@ -359,3 +374,6 @@ impl Gossip {
         self.hearsay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

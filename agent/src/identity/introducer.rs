@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::OUR_VERSIONS;
 use super::connector::Connector;
-use super::hello::{DialBacks, HELLO_PATH, Hello, HelloAnswer, Knocks, MAX_HELLO_BYTES};
+use super::hello::{HELLO_PATH, Hello, HelloAnswer, MAX_HELLO_BYTES};
 use super::introduction::{Introduction, IntroductionError, check, fetch_peer_record};
+use super::knocks::{DialBacks, Knocks};
 use super::membership::{Membership, MembershipError, RotationRefused};
 use super::once_per::OncePerMinute;
 use super::own_record::OwnRecord;

@@ -155,7 +155,11 @@ impl Membership {
     }
 
     /// Forgets the open peers that were not met for so long that their record has ended; returns them. Blocks for a durable write each.
+    /// Not at all where none has ended.
     pub fn forget_ended(&self, now_s: u64) -> Result<Vec<String>, MembershipError> {
+        if !self.read(|roster| roster.has_ended(now_s)) {
+            return Ok(Vec::new());
+        }
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
         let ended = roster.forget_ended(now_s);
@@ -202,8 +206,14 @@ impl Membership {
         E: From<MembershipError> + Send + 'static,
     {
         let membership = self.clone();
-        let changed = tokio::task::spawn_blocking(move || change(&membership)).await;
-        changed.unwrap_or_else(|_| Err(MembershipError::Stopping.into()))
+        match tokio::task::spawn_blocking(move || change(&membership)).await {
+            Ok(changed) => changed,
+            Err(error) => match error.try_into_panic() {
+                // Nobody knows how far it came.
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(MembershipError::Stopping.into()),
+            },
+        }
     }
 
     /// The pinned peer with that key, if any.
@@ -349,7 +359,7 @@ pub(super) fn parse(domain: &str, json: &[u8]) -> Result<Standing, MembershipErr
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::identity::{sign, testing};
@@ -364,6 +374,12 @@ mod tests {
             let membership = membership.clone();
             std::thread::spawn(move || membership.invite("a.test"))
         };
+        let begun = Instant::now();
+        // Held for the whole of the change, so that it is under way by then.
+        while membership.changing.try_lock().is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(20) && !inviting.is_finished());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for _ in 0..20 {
             let (seen, sees) = sync_channel(1);
             let membership = membership.clone();
@@ -376,6 +392,28 @@ mod tests {
         assert_eq!(membership.standing("a.test"), Some(Standing::Invited));
         let stored = Membership::open(db, "own.test", RosterBounds::default()).unwrap();
         assert_eq!(stored.standing("a.test"), Some(Standing::Invited));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_panics_is_not_said_to_have_changed_nothing() {
+        let membership = Arc::new(Membership::open(testing::database(), "own.test", RosterBounds::default()).unwrap());
+        let broken = tokio::spawn(async move {
+            membership.blocking(|_| -> Result<(), MembershipError> { panic!("a defect") }).await
+        });
+        assert!(broken.await.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn where_no_peer_has_ended_nobody_waits_for_a_write_under_way() {
+        let membership = Membership::open(testing::database(), "own.test", RosterBounds::default()).unwrap();
+        membership.invite("a.test").unwrap();
+        let membership = Arc::new(membership);
+        let writing = membership.changing.lock().unwrap();
+        let (done, is_done) = sync_channel(1);
+        let other = membership.clone();
+        std::thread::spawn(move || done.send(other.forget_ended(u64::MAX).unwrap()));
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(20)), Ok(vec![]));
+        drop(writing);
     }
 
     #[test]

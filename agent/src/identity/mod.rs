@@ -5,7 +5,7 @@
 //! [`proxy_protocol`]) and [`peer_client`] goes to them. Everything that leaves goes through the [`connector`], which asks
 //! [`address`] where it may go; [`web`] is HTTPS over it. An [`introduction`] fetches what a domain says about itself, the
 //! [`roster`] decides what that changes, and [`membership`] remembers it. [`hello`] is the first exchange between two agents,
-//! and the [`introducer`] keeps it going. What strangers say passes through [`plain()`] before anybody reads it.
+//! as often as `knocks` allows, and the [`introducer`] keeps it going. What strangers say passes through [`plain()`] before anybody reads it.
 
 pub mod address;
 pub mod backup;
@@ -13,6 +13,7 @@ pub mod connector;
 pub mod hello;
 pub mod introducer;
 pub mod introduction;
+mod knocks;
 pub mod membership;
 pub mod neighbourhood;
 pub mod node_key;

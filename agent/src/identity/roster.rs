@@ -86,6 +86,10 @@ impl Standing {
     fn is_open(&self) -> bool {
         self.peer().is_some_and(|peer| !peer.invited)
     }
+
+    fn has_ended(&self, now_s: u64) -> bool {
+        self.is_open() && self.peer().is_some_and(|peer| peer.record.expires_s <= now_s)
+    }
 }
 
 /// What became of a record that its own domain published.
@@ -295,11 +299,14 @@ impl Roster {
         true
     }
 
+    /// Whether [`Roster::forget_ended`] would forget anybody.
+    pub fn has_ended(&self, now_s: u64) -> bool {
+        self.standings.values().any(|standing| standing.has_ended(now_s))
+    }
+
     /// Forgets the open peers whose record has ended by `now_s`, seconds since the Unix epoch: they were not met for that long. Returns them.
     pub fn forget_ended(&mut self, now_s: u64) -> Vec<String> {
-        let has_ended =
-            |standing: &Standing| standing.is_open() && standing.peer().is_some_and(|p| p.record.expires_s <= now_s);
-        let ended = self.standings.iter().filter(|(_, standing)| has_ended(standing));
+        let ended = self.standings.iter().filter(|(_, standing)| standing.has_ended(now_s));
         let ended: Vec<String> = ended.map(|(domain, _)| domain.clone()).collect();
         ended.iter().for_each(|domain| drop(self.standings.remove(domain)));
         ended

@@ -395,7 +395,9 @@ async fn one_network_gets_no_more_than_its_share_of_connections() {
 #[tokio::test]
 async fn strangers_leave_half_of_the_connections_to_peers() {
     let ca = Authority::new();
-    let bounds = ListenerBounds { connections: 4, ..ListenerBounds::default() };
+    // However long the handshakes take, none of the held ones ends meanwhile.
+    let stranger_life = Duration::from_secs(3600);
+    let bounds = ListenerBounds { connections: 4, stranger_life, ..ListenerBounds::default() };
     let (a, b) = (Site::start(&ca, "a").await, Site::start_with(&ca, "b", bounds).await);
     b.membership.invite(a.domain()).unwrap();
     b.introducer.meet(a.domain()).await.unwrap_err();

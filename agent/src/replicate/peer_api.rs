@@ -144,8 +144,12 @@ impl PeerApi {
     }
 
     async fn message<T: DeserializeOwned>(&self, peer: &Peer, request: Request<Incoming>) -> Result<T, Fault> {
-        let _turn = self.bodies.take(&peer.record.domain).await;
-        let body = read_body(request.into_body(), MAX_MESSAGE_BYTES).await;
+        let turn = self.bodies.take(&peer.record.domain).await;
+        let body = tokio::select! {
+            biased;
+            body = read_body(request.into_body(), MAX_MESSAGE_BYTES) => body,
+            () = turn.is_over() => return Err(Fault::Busy),
+        };
         body.and_then(|body| serde_json::from_slice(&body).ok()).ok_or(Fault::Message)
     }
 

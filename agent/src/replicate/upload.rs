@@ -371,7 +371,8 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_gives_its_place_back_and_finds_the_answer_broken_off() {
         let directory = tempfile::tempdir().unwrap();
-        let window = Duration::from_millis(200);
+        // A stall of this machine is not taken for one of the peer.
+        let window = Duration::from_secs(2);
         let uploads = Arc::new(Uploads { window, ..uploads(&directory).await });
         let pieces = |count| stream::iter((0..count).map(|_| Ok(Bytes::from_static(&[7; 64 * 1024]))));
         let answer = |peer: &str, pieces| {
@@ -381,13 +382,13 @@ mod tests {
         let mut idle = answer("idle", pieces(100).boxed());
         idle.frame().await.unwrap().unwrap();
         // More than the window in all, but never without a piece for long.
-        let mut steady = answer("steady", pieces(10).boxed());
+        let mut steady = answer("steady", pieces(5).boxed());
         let mut taken = 0;
         while let Some(piece) = steady.frame().await {
             taken += piece.unwrap().into_data().unwrap().len();
             tokio::time::sleep(window / 4).await;
         }
-        assert_eq!(taken, 10 * 64 * 1024);
+        assert_eq!(taken, 5 * 64 * 1024);
         let given_back = async {
             while !uploads.slots.used().is_empty() {
                 tokio::time::sleep(window / 10).await;

@@ -137,7 +137,9 @@ fn a_full_open_membership_refuses_newcomers_and_evicts_nobody() {
     assert!(roster.get("a.test").is_some() && roster.get("b.test").is_some());
     let end = roster.get("a.test").unwrap().peer().unwrap().record.expires_s;
     assert_eq!(roster.invite("b.test"), Ok(true), "an open peer that is invited stays as an invited one");
+    assert!(!roster.has_ended(end - 1) && roster.has_ended(end));
     assert_eq!(roster.forget_ended(end), ["a.test"]);
+    assert!(!roster.has_ended(end));
     assert!(roster.get("b.test").is_some(), "the invited are never forgotten");
 }
 

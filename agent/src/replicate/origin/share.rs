@@ -23,7 +23,7 @@ use crate::publish::Board;
 use crate::replicate::messages::{Acknowledgement, Withdrawal};
 use crate::settings::Share;
 use crate::telemetry::Metrics;
-use talk::{Talk, in_turn};
+use talk::{MAX_PAUSE_MS, Talk, in_turn};
 
 /// Offers this site's objects to its peers.
 pub struct Sharer {
@@ -73,8 +73,9 @@ const DEAD_MS: u64 = 60_000;
 const WEIGH_MS: u64 = 1_000;
 /// Talks at the same time.
 const MAX_TALKS: usize = 8;
-/// Of these, with peers that failed or were slow the last time: however many there are, they hold up nobody else's lease.
-const MAX_STRUGGLING_TALKS: usize = 2;
+/// Of these, with peers that failed or were slow the last time: however many there are, two places are left for those that are well. No
+/// fewer, for after an outage of this site all have failed.
+const MAX_STRUGGLING_TALKS: usize = MAX_TALKS - 2;
 /// What changes in one go is offered together.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -173,6 +174,7 @@ impl Sharer {
         // A host that answers again but whose grant ran out meanwhile need not wait for its turn.
         let is_idle =
             |domain: &str| holders.get(domain).is_some_and(|h| h.health.weight() > 0 && h.lease_bytes_per_s == 0);
+        let max_pause_ms = self.scaled(MAX_PAUSE_MS);
         let plan = self.plan();
         let mut talks = self.talks();
         let mut due = Vec::new();
@@ -183,10 +185,10 @@ impl Sharer {
                 || (is_idle(domain) && talk.begun_ms + RETRY_IDLE_MS <= now_ms)
                 || (talk.failures == 0 && plan.has_work(domain, now_ms));
             if !talk.running && is_due {
-                due.push((talk.place(), peer));
+                due.push((talk.place(max_pause_ms), peer));
             }
         }
-        let struggling = talks.values().filter(|talk| talk.running && talk.place().struggles).count();
+        let struggling = talks.values().filter(|talk| talk.running && talk.place(max_pause_ms).struggles).count();
         let begun = in_turn(due, room, MAX_STRUGGLING_TALKS.saturating_sub(struggling));
         for peer in &begun {
             if let Some(talk) = talks.get_mut(&peer.record.domain) {

@@ -12,7 +12,7 @@ mod work;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use p2pcdn_core::object::{MAX_RECORD_LIFE_S, ObjectRecord, Sha256};
@@ -43,6 +43,8 @@ pub struct Puller {
     metrics: Arc<Metrics>,
     bandwidth: FairBandwidth,
     patience: Patience,
+    /// An object that takes longer makes way for another origin's while all jobs are taken.
+    turn: Duration,
     offers: DefaultKeyedRateLimiter<String>,
     /// Takes what convicts an origin.
     proofs: Option<mpsc::Sender<Proof>>,
@@ -122,6 +124,7 @@ impl Puller {
             metrics,
             bandwidth,
             patience,
+            turn: work::TURN,
             offers,
             proofs,
             state,

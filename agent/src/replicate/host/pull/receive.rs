@@ -29,14 +29,12 @@ pub(super) struct Patience {
     pub(super) silence: Duration,
     /// A source is judged by so much waiting for it.
     pub(super) window: Duration,
-    /// An object that takes longer makes way for another origin's while all jobs are taken.
-    pub(super) turn: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { head: s(8), silence: s(5), window: s(10), turn: s(60) }
+        Self { head: s(8), silence: s(5), window: s(10) }
     }
 }
 

@@ -3,12 +3,14 @@
 mod lab;
 mod offers;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use p2pcdn_core::object::CHUNK_BYTES;
+use p2pcdn_core::object::{CHUNK_BYTES, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use self::lab::{HostLab, Manner, Source, noise, until};
+use super::{Ends, Running};
 use crate::replicate::messages::{Decline, MAX_BATCH, Verdict};
 use crate::telemetry::PeerLabel;
 
@@ -291,7 +293,7 @@ async fn origins_that_are_only_just_fast_enough_make_way_for_one_that_has_nothin
     }
     let calm = Source::start("calm.test", Manner::Honestly).await;
     let peers: Vec<&Source> = slow.iter().chain([&calm]).collect();
-    let host = HostLab::start(&peers).await;
+    let host = HostLab::patient(&peers).await;
     let objects: Vec<Bytes> = (0..4).map(|n| noise(600 + n, 12 * CHUNK)).collect();
     for (origin, n) in slow.iter().flat_map(|origin| (0..4).map(move |n| (origin, n))) {
         host.accepts(origin, &origin.object(&format!("/{n}.png"), &objects[n], n as u64), &[]).await;
@@ -309,5 +311,23 @@ async fn origins_that_are_only_just_fast_enough_make_way_for_one_that_has_nothin
         host.takes_in(origin, &format!("/{n}.png"), &objects[n]).await;
     }
     let again: Vec<String> = slow.iter().flat_map(|origin| origin.asked().split_off(4)).collect();
-    assert!(again.len() == 1 && again[0].starts_with("bytes="), "one went on where it was: {again:?}");
+    let goes_on = again.iter().all(|range| range.starts_with("bytes="));
+    assert!(!again.is_empty() && goes_on, "whoever made way went on where it was: {again:?}");
+}
+
+#[tokio::test]
+async fn no_turn_ends_while_a_job_is_free() {
+    let calm = Source::start("calm.test", Manner::Honestly).await;
+    let host = HostLab::idle(&[&calm]).await;
+    host.accepts(&calm, &calm.object("/x.png", &noise(701, 2 * CHUNK), 1), &[]).await;
+    let (cancel, turn) = (CancellationToken::new(), CancellationToken::new());
+    let ends = Some(Ends { cancel, turn: turn.clone() });
+    let running = Running { sha256: Sha256([0; 32]), sequence: 1, begun: Instant::now(), ends };
+    let mut state = host.puller.state();
+    state.running.insert("slow.test".into(), [("/y.png".to_owned(), running)].into());
+    for (jobs, ended) in [(15, false), (16, true)] {
+        state.jobs.insert("slow.test".into(), jobs);
+        state.end_turn(Duration::ZERO);
+        assert_eq!(turn.is_cancelled(), ended, "{jobs} jobs");
+    }
 }

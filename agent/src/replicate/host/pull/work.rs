@@ -23,6 +23,8 @@ const MAX_JOBS: usize = 16;
 const MAX_JOBS_PER_ORIGIN: usize = 4;
 /// Time that jobs have to put away what they have when the agent stops.
 const PUT_AWAY: Duration = Duration::from_secs(3);
+/// The time of a turn: an object that takes longer makes way for another origin's while all jobs are taken.
+pub(super) const TURN: Duration = Duration::from_secs(60);
 /// So often in the time of a turn is looked whether one is over.
 const LOOKS_PER_TURN: u32 = 8;
 
@@ -46,7 +48,7 @@ impl Puller {
     /// Pulls whatever was admitted until cancelled.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut jobs = JoinSet::new();
-        let mut look = interval(self.patience.turn / LOOKS_PER_TURN);
+        let mut look = interval(self.turn / LOOKS_PER_TURN);
         loop {
             while jobs.len() < MAX_JOBS
                 && let Some((job, entry)) = self.next_job(&cancel)
@@ -61,7 +63,7 @@ impl Puller {
                 () = cancel.cancelled() => break,
                 Some(_) = jobs.join_next(), if !jobs.is_empty() => {}
                 () = self.wake.notified() => {}
-                _ = look.tick(), if jobs.len() >= MAX_JOBS => self.state().end_turn(self.patience.turn),
+                _ = look.tick(), if jobs.len() >= MAX_JOBS => self.state().end_turn(self.turn),
             }
         }
         // Whoever is late is cut off, as by a crash.
@@ -285,7 +287,11 @@ impl State {
 
     /// While all jobs are taken and an origin waits that has none, ends the longest of those that are under way for more than a `turn`, of
     /// the origin that has most: sources that are only just fast enough would otherwise hold the jobs for hours.
-    fn end_turn(&self, turn: Duration) {
+    pub(super) fn end_turn(&self, turn: Duration) {
+        // One that is over may not have been joined yet.
+        if self.jobs.values().sum::<usize>() < MAX_JOBS {
+            return;
+        }
         if self.waiting.origins().all(|origin| self.jobs.contains_key(origin)) {
             return;
         }

@@ -30,13 +30,12 @@ pub(super) struct Talk {
 pub(super) struct Place {
     /// Whether it failed or was slow the last time.
     pub(super) struggles: bool,
-    /// Failures in a row, as far as they tell peers apart.
-    failures: u32,
+    /// Later by a pause for each failure in a row, as far as they are told apart.
     due_ms: u64,
 }
 
 /// Those of `due` that are talked to now: whoever has been due longest first, at most `room`, of whom at most `struggling` struggle. Of
-/// those, whoever has failed least is first, so that one failure costs no wait behind peers that never answer.
+/// those, each failure weighs as much as a pause of waiting: one costs no wait behind peers that never answer, nor for ever behind slow ones.
 pub(super) fn in_turn<T>(mut due: Vec<(Place, T)>, room: usize, struggling: usize) -> Vec<T> {
     due.sort_by_key(|(place, _)| *place);
     // Whoever struggles is behind all others.
@@ -47,8 +46,8 @@ pub(super) fn in_turn<T>(mut due: Vec<(Place, T)>, room: usize, struggling: usiz
 
 /// Leases are renewed this often.
 const RENEW_MS: u64 = 10_000;
-/// Longest pause after failures.
-const MAX_PAUSE_MS: u64 = 30_000;
+/// Longest pause after failures, before scaling.
+pub(super) const MAX_PAUSE_MS: u64 = 30_000;
 /// Failures in a row that are told apart.
 const MAX_COUNTED_FAILURES: u32 = 6;
 /// Batches of either kind in one talk; the rest waits until whoever else is due has had its turn.
@@ -57,9 +56,11 @@ const MAX_BATCHES: usize = 16;
 const SLOW: Duration = Duration::from_secs(5);
 
 impl Talk {
-    pub(super) fn place(&self) -> Place {
+    /// Its place where the longest pause after failures, scaled, is this long.
+    pub(super) fn place(&self, max_pause_ms: u64) -> Place {
         let failures = self.failures.min(MAX_COUNTED_FAILURES);
-        Place { struggles: failures > 0 || self.is_slow, failures, due_ms: self.next_ms }
+        let due_ms = self.next_ms.saturating_add(u64::from(failures).saturating_mul(max_pause_ms));
+        Place { struggles: failures > 0 || self.is_slow, due_ms }
     }
 }
 
@@ -216,16 +217,16 @@ fn offered(drawn: &Drawn, object: &OwnObject) -> Offered {
 mod tests {
     use super::*;
 
-    fn place(talk: Talk) -> Place {
-        talk.place()
-    }
-
     fn well(next_ms: u64) -> Place {
-        place(Talk { next_ms, ..Talk::default() })
+        Talk { next_ms, ..Talk::default() }.place(MAX_PAUSE_MS)
     }
 
     fn failing(failures: u32, next_ms: u64) -> Place {
-        place(Talk { failures, next_ms, ..Talk::default() })
+        Talk { failures, next_ms, ..Talk::default() }.place(MAX_PAUSE_MS)
+    }
+
+    fn slow(next_ms: u64) -> Place {
+        Talk { next_ms, is_slow: true, ..Talk::default() }.place(MAX_PAUSE_MS)
     }
 
     #[test]
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn peers_that_hang_hold_up_nobody_else() {
         let hanging = (0..24).map(|n| (failing(1 + n % 9, 0), format!("0a{n}")));
-        let slow = [(place(Talk { is_slow: true, ..Talk::default() }), "0b".to_owned())];
+        let slow = [(slow(0), "0b".to_owned())];
         let honest = (0..3).map(|n| (well(1000 + n), format!("honest{n}")));
         let due: Vec<_> = hanging.chain(slow).chain(honest).collect();
         assert_eq!(in_turn(due.clone(), 8, 0), ["honest0", "honest1", "honest2"], "two struggle already");
@@ -250,6 +251,15 @@ mod tests {
         let due = vec![(failing(40, 0), "never"), (failing(9, 5), "seldom"), (failing(1, 900), "once")];
         assert_eq!(in_turn(due.clone(), 8, 1), ["once"]);
         assert_eq!(in_turn(due, 8, 2), ["once", "never"]);
+    }
+
+    #[test]
+    fn waiting_outweighs_a_failure_where_slow_peers_always_have_work() {
+        // Of the slow ones each talk puts off the next, though they are due at once.
+        let due = |next_ms| vec![(slow(next_ms), "slow"), (slow(next_ms + 1), "slower"), (failing(1, 2_000), "once")];
+        assert_eq!(in_turn(due(10_000), 8, 2), ["slow", "slower"]);
+        assert_eq!(in_turn(due(2_000 + MAX_PAUSE_MS), 8, 2), ["slow", "once"]);
+        assert_eq!(in_turn(due(2_001 + MAX_PAUSE_MS), 8, 2), ["once", "slow"]);
     }
 
     #[test]

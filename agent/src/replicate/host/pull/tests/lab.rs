@@ -258,6 +258,15 @@ impl HostLab {
         Self::start_in(tempfile::tempdir().unwrap(), peers).await
     }
 
+    /// A started one that puts up with longer silence than any machine's stall.
+    pub(super) async fn patient(peers: &[&Source]) -> Self {
+        let mut host = Self::idle(peers).await;
+        let puller = Arc::get_mut(&mut host.puller).unwrap();
+        (puller.patience.silence, puller.patience.window) = (Duration::from_secs(5), Duration::from_secs(5));
+        host.go();
+        host
+    }
+
     async fn start_in(directory: tempfile::TempDir, peers: &[&Source]) -> Self {
         let key = Arc::new(testing::node_key());
         let membership = Membership::open(testing::database(), "host.test", RosterBounds::default()).unwrap();
@@ -285,11 +294,11 @@ impl HostLab {
         let puller = Puller::new(domain, key, terms, store.clone(), membership.clone(), client, metrics.clone());
         let ms = Duration::from_millis;
         // A trickle of a byte every 5 ms is far below the floor over any window.
-        let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800), turn: ms(800) };
+        let patience = Patience { head: ms(5000), silence: ms(400), window: ms(800) };
         // So few that a storm meets the bound on the slowest machine, too.
         let at_once = NonZeroU32::new(OFFERED_AT_ONCE).unwrap();
         let offers = RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN).allow_burst(at_once));
-        let puller = Arc::new(Puller { patience, offers, ..puller });
+        let puller = Arc::new(Puller { patience, turn: ms(800), offers, ..puller });
         let cancel = CancellationToken::new();
         Self { puller, store, metrics, membership, directory, cancel: cancel.drop_guard() }
     }
