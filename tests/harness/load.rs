@@ -106,11 +106,11 @@ struct Clients {
 impl Generator {
     /// Gets ready to ask `https://ORIGIN` for objects of `content`, drawn uniformly; offers nothing yet.
     pub fn new(client: Client, origin: Authority, content: Content) -> Self {
-        Self::with(client, origin, content, Missed::Burst)
+        Self::with_missed(client, origin, content, Missed::Burst)
     }
 
     /// Like [`Generator::new`], and says what becomes of missed turns.
-    pub fn with(client: Client, origin: Authority, content: Content, missed: Missed) -> Self {
+    pub fn with_missed(client: Client, origin: Authority, content: Content, missed: Missed) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize));
         let clients = Arc::new(Clients { client, origin, content, missed, slots, samples: Mutex::default() });
         let (rate, changes) = watch::channel(0.0);

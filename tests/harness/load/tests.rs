@@ -203,7 +203,7 @@ async fn turns_that_were_missed_are_made_up_for_or_left_out_as_one_says() {
     content.put("/a.png", b"x").unwrap();
     let origin: Authority = "alpha.localhost:1".parse().unwrap();
     for (missed, is_burst) in [(Missed::Burst, true), (Missed::Skip, false)] {
-        let generator = Generator::with(Client::new(ca.roots()), origin.clone(), content.clone(), missed);
+        let generator = Generator::with_missed(Client::new(ca.roots()), origin.clone(), content.clone(), missed);
         generator.offer(100.0);
         tokio::time::sleep(Duration::from_millis(20)).await;
         let stalled = Instant::now();

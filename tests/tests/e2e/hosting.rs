@@ -8,7 +8,6 @@ use p2pcdn_core::object::Sha256;
 use p2pcdn_tests::client::{self, Client};
 use p2pcdn_tests::content::noise;
 use p2pcdn_tests::load::{Generator, Sample};
-use p2pcdn_tests::stalls::Stalls;
 use p2pcdn_tests::{Lab, Signal, Site, poll};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -129,7 +128,6 @@ async fn a_host_that_leaves_is_empty_in_the_end_and_no_request_has_failed() {
     let load = under_load(&lab, &mut sites, 4).await;
     let [alpha, beta, gamma] = &sites;
 
-    let stalls = Stalls::watch();
     let start = Instant::now();
     let leaving = command(&lab, beta, &["leave", "--no-wait", "--json"]);
     assert_eq!((&leaving["state"], &leaving["replicas"]), (&json!("leaving"), &json!(4)));
@@ -147,9 +145,10 @@ async fn a_host_that_leaves_is_empty_in_the_end_and_no_request_has_failed() {
     let samples = load.finish().await;
     let tally = p2pcdn_tests::tally::tally(&alpha.domain, samples.iter().filter(|sample| sample.due >= start));
     assert_sound(&tally);
-    // Redirects on their way have three seconds.
+    // Redirects on their way have three seconds, which pass while the machine stalls, too. Whoever was sent back within one second of being
+    // due was redirected too late.
     let is_prompt = |sample: &&Sample| match &sample.redirects[..] {
-        [sent, back, ..] => stalls.worked(sent.at, back.at) < Duration::from_secs(1),
+        [_, back, ..] => back.at - sample.due < Duration::from_secs(1),
         _ => false,
     };
     assert_eq!(

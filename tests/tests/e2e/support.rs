@@ -166,7 +166,7 @@ pub(crate) fn load(lab: &Lab, site: &Site) -> Generator {
 
 /// Like [`load`], but never more than [`PRESSURE`], not even after the machine has stalled.
 pub(crate) fn steady_load(lab: &Lab, site: &Site) -> Generator {
-    let generator = Generator::with(lab.client.clone(), site.domain.clone(), site.content.clone(), Missed::Skip);
+    let generator = Generator::with_missed(lab.client.clone(), site.domain.clone(), site.content.clone(), Missed::Skip);
     generator.offer(PRESSURE);
     generator
 }

@@ -18,10 +18,8 @@ use crate::support::{
     metric, nginx_lab, observe, peer, redirect, redirects_to, replica_url, steady_load, under_load,
 };
 
-/// The agent's table ends no later, nor does its word; and then some for a busy machine.
-const ENDED: Duration = Duration::from_secs(3);
-/// What a request waits for an agent that hangs, as long as nginx asks it.
-const WAIT: Duration = Duration::from_millis(200);
+/// What a request waits at least for an agent that hangs, as long as nginx asks it: for a connection, and for an answer twice as long.
+const WAIT: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn an_overloaded_site_redirects_to_a_verified_replica_and_carries_those_of_others() {
@@ -100,10 +98,15 @@ async fn a_killed_or_hung_agent_ends_redirects_and_they_come_back_with_it() {
     let (local, _) = observe(&load, alpha, Instant::now(), 10 * IN_A_ROW).await;
     assert_sound(&local);
     assert_eq!(local.redirected, 0);
-    // By then nginx has noticed, and hardly anybody waits any longer than without an agent.
-    let (noticed, _) = observe(&load, alpha, Instant::now() + ENDED, 10 * IN_A_ROW).await;
-    assert_sound(&noticed);
-    assert!(noticed.p50 < dead.p50 + WAIT / 2, "{noticed:#?} {dead:#?}");
+    // In the end nginx has noticed, and hardly anybody waits: whoever is kept waiting for the agent waits at least so long.
+    poll(PATIENCE, "a stretch in which most do not wait for the agent", async || {
+        let (stretch, _) = observe(&load, alpha, Instant::now(), 10 * IN_A_ROW).await;
+        assert_sound(&stretch);
+        assert_eq!(stretch.redirected, 0);
+        if stretch.p50 < WAIT { Ok(()) } else { Err(format!("{stretch:#?} {dead:#?}")) }
+    })
+    .await
+    .unwrap();
     alpha.agent.signal(Signal::CONT).unwrap();
     redirects_to(&load, beta).await;
     assert_sound(&tally(&alpha.domain, &load.finish().await));
