@@ -1,6 +1,7 @@
 //! Logs and metrics. Nothing here is about single visitors: counts only.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
 use p2pcdn_core::eligibility::Refusal;
@@ -16,10 +17,13 @@ use tracing_subscriber::EnvFilter;
 use crate::replicate::messages::Decline;
 use crate::reputation::account::Verdict;
 
-/// Starts logging to standard error; `RUST_LOG` chooses what, by default `info`.
+/// Starts logging to standard error, in colours if that is a terminal and `NO_COLOR` says nothing else; `RUST_LOG` chooses what, by
+/// default `info`.
 pub fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let in_colours = std::io::stderr().is_terminal() && !is_plain;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(in_colours).with_writer(std::io::stderr);
     // A second start, as in tests, keeps the first one's settings.
     let _ = if json { logs.json().try_init() } else { logs.try_init() };
 }

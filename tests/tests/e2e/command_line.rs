@@ -49,6 +49,8 @@ async fn from_init_to_a_running_agent() {
     }
     let (status, error) = said(&p2pcdn(&lab, &alpha, ["peer", "remove", "nobody.example"]));
     assert_eq!(status, Some(4), "{error}");
+    let log = std::fs::read_to_string(alpha.directory().join("agent.log")).unwrap();
+    assert!(log.contains("p2pcdn runs") && !log.contains('\x1b'), "colours where there is no terminal: {log}");
 }
 
 #[test]
