@@ -38,15 +38,10 @@ pub async fn keep(db: Arc<StateDb>, cancel: CancellationToken) {
             _ = period.tick() => {}
         }
         let db = db.clone();
-        let written = tokio::task::spawn_blocking(move || write(&db, expiry_now_s())).await;
+        let write = move || db.change(TIMES, |table| table.insert(BELIEVED, expiry_now_s()).map(drop));
+        let written = tokio::task::spawn_blocking(write).await;
         if let Ok(Err(error)) = written {
             tracing::debug!(%error, "the time could not be written down");
         }
     }
-}
-
-fn write(db: &StateDb, now_s: u64) -> Result<(), redb::Error> {
-    let transaction = db.begin_write()?;
-    transaction.open_table(TIMES)?.insert(BELIEVED, now_s)?;
-    Ok(transaction.commit()?)
 }

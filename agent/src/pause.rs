@@ -40,19 +40,10 @@ impl Pause {
     pub fn set(&self, is_paused: bool) -> Result<(), Box<redb::Error>> {
         let _turn = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
         self.load.lock().unwrap_or_else(PoisonError::into_inner).set_killed(is_paused);
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            {
-                let mut table = transaction.open_table(OPERATOR)?;
-                if is_paused {
-                    table.insert(PAUSED, 1)?
-                } else {
-                    table.remove(PAUSED)?
-                };
-            }
-            Ok(transaction.commit()?)
+        let change = |table: &mut redb::Table<'_, &'static str, u64>| {
+            if is_paused { table.insert(PAUSED, 1) } else { table.remove(PAUSED) }.map(drop)
         };
-        write().map_err(Box::new)
+        self.db.change(OPERATOR, change).map_err(Box::new)
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, TransactionError, Value,
-    WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, TableError,
+    TransactionError, Value, WriteTransaction,
 };
 
 /// A database in a file, opened anew after every failure.
@@ -50,6 +50,20 @@ impl StateDb {
         own: impl Fn(V::SelfType<'_>) -> T,
     ) -> Result<C, redb::Error> {
         rows(&self.begin_read()?, table, own)
+    }
+
+    /// Changes one table durably. Blocks for one write.
+    ///
+    /// # Errors
+    /// Nothing was changed, or nobody knows; this machine's fault.
+    pub fn change<V: Value + 'static>(
+        &self,
+        table: TableDefinition<'_, &'static str, V>,
+        change: impl FnOnce(&mut Table<'_, &'static str, V>) -> Result<(), StorageError>,
+    ) -> Result<(), redb::Error> {
+        let transaction = self.begin_write()?;
+        change(&mut transaction.open_table(table)?)?;
+        Ok(transaction.commit()?)
     }
 
     fn begin<T>(&self, begin: impl Fn(&Database) -> Result<T, TransactionError>) -> Result<T, redb::Error> {

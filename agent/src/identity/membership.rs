@@ -286,18 +286,14 @@ impl Membership {
     fn store(&self, domain: &str, standing: Option<&Standing>) -> Result<(), MembershipError> {
         let json = |source| MembershipError::Json { domain: domain.into(), source };
         let bytes = standing.and_then(stored).as_ref().map(serde_json::to_vec).transpose().map_err(json)?;
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            {
-                let mut table = transaction.open_table(PEERS)?;
-                match bytes {
-                    Some(bytes) => table.insert(domain, bytes.as_slice())?,
-                    None => table.remove(domain)?,
-                };
+        let change = |table: &mut redb::Table<'_, &'static str, &'static [u8]>| {
+            match &bytes {
+                Some(bytes) => table.insert(domain, bytes.as_slice()),
+                None => table.remove(domain),
             }
-            Ok(transaction.commit()?)
+            .map(drop)
         };
-        write().map_err(|source| MembershipError::Database(Box::new(source)))
+        self.db.change(PEERS, change).map_err(|source| MembershipError::Database(Box::new(source)))
     }
 }
 

@@ -120,9 +120,7 @@ const PEER: &str = "peer";
 
 fn keep(db: &StateDb, signed: &Signed) -> Result<(), redb::Error> {
     let json = serde_json::to_vec(signed).unwrap_or_default();
-    let transaction = db.begin_write()?;
-    transaction.open_table(KEPT)?.insert(PEER, &*json)?;
-    Ok(transaction.commit()?)
+    db.change(KEPT, |table| table.insert(PEER, &*json).map(drop))
 }
 
 fn kept(db: &StateDb) -> Option<Signed> {

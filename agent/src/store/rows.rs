@@ -50,20 +50,13 @@ impl Rows {
                 Change::Remove(key) => (key.clone(), None),
             });
         }
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.0.begin_write()?;
-            {
-                let mut table = transaction.open_table(REPLICAS)?;
-                for (key, json) in &rows {
-                    match json {
-                        Some(json) => drop(table.insert(key.as_str(), json.as_str())?),
-                        None => drop(table.remove(key.as_str())?),
-                    }
-                }
-            }
-            Ok(transaction.commit()?)
+        let change = |table: &mut redb::Table<'_, &'static str, &'static str>| {
+            rows.iter().try_for_each(|(key, json)| match json {
+                Some(json) => table.insert(key.as_str(), json.as_str()).map(drop),
+                None => table.remove(key.as_str()).map(drop),
+            })
         };
-        write().map_err(metadata)
+        self.0.change(REPLICAS, change).map_err(metadata)
     }
 }
 

@@ -199,14 +199,9 @@ impl DenyList {
 
     fn write(
         &self,
-        change: impl FnOnce(&mut redb::Table<'_, &str, u64>) -> Result<(), redb::StorageError>,
+        change: impl FnOnce(&mut redb::Table<'_, &'static str, u64>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Box<redb::Error>> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            change(&mut transaction.open_table(DENIED)?)?;
-            Ok(transaction.commit()?)
-        };
-        write().map_err(Box::new)
+        self.db.change(DENIED, change).map_err(Box::new)
     }
 
     fn rules(&self) -> Arc<Rules> {

@@ -120,14 +120,9 @@ impl Outbox {
 
     fn write(
         &self,
-        change: impl FnOnce(&mut redb::Table<'_, &str, &str>) -> Result<(), redb::StorageError>,
+        change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static str>) -> Result<(), redb::StorageError>,
     ) -> Result<(), Box<redb::Error>> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            change(&mut transaction.open_table(UNTOLD)?)?;
-            Ok(transaction.commit()?)
-        };
-        write().map_err(Box::new)
+        self.db.change(UNTOLD, change).map_err(Box::new)
     }
 
     fn untold(&self) -> MutexGuard<'_, UntoldAll> {

@@ -151,19 +151,10 @@ impl Terms {
     }
 
     fn write_leaving(&self, leaving: bool, now_s: u64) -> Result<(), Box<redb::Error>> {
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.db.begin_write()?;
-            {
-                let mut table = transaction.open_table(HOSTING)?;
-                if leaving {
-                    table.insert(LEAVING, now_s)?
-                } else {
-                    table.remove(LEAVING)?
-                };
-            }
-            Ok(transaction.commit()?)
+        let change = |table: &mut redb::Table<'_, &'static str, u64>| {
+            if leaving { table.insert(LEAVING, now_s) } else { table.remove(LEAVING) }.map(drop)
         };
-        write().map_err(Box::new)
+        self.db.change(HOSTING, change).map_err(Box::new)
     }
 
     /// Declines, from now on, objects that are being given up while they are still served.
