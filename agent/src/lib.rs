@@ -27,6 +27,7 @@ pub mod nginx_map;
 pub mod pause;
 pub mod policy;
 pub mod publish;
+pub mod rate_limit;
 pub mod replicate;
 pub mod reputation;
 pub mod run;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use p2pcdn_core::peer::NodeKey as PublicKey;
 
+use crate::rate_limit::{one_in, takes};
+
 /// Token buckets; whoever has emptied its own is refused before anything is read, and records beyond those of signatures are passed over.
 pub(super) struct Limits {
     messages: DefaultKeyedRateLimiter<PublicKey>,
@@ -22,17 +24,13 @@ const SIGNATURES_AT_ONCE: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 /// Of these, for what one peer sends.
 const SIGNATURES_OF_ONE_PER_S: NonZeroU32 = NonZeroU32::new(50).unwrap();
 const SIGNATURES_OF_ONE_AT_ONCE: NonZeroU32 = NonZeroU32::new(300).unwrap();
-/// Above so many peers, those that have long been silent are forgotten.
-const REMEMBERED: usize = 1024;
 
 impl Limits {
     pub(super) fn new(time_scale: f64) -> Self {
-        let period = MESSAGE_PERIOD.mul_f64(time_scale).max(Duration::from_nanos(1));
-        let messages = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
         let signatures = Quota::per_second(SIGNATURES_PER_S).allow_burst(SIGNATURES_AT_ONCE);
         let of_one = Quota::per_second(SIGNATURES_OF_ONE_PER_S).allow_burst(SIGNATURES_OF_ONE_AT_ONCE);
         Self {
-            messages: RateLimiter::keyed(messages.allow_burst(MESSAGES_AT_ONCE)),
+            messages: RateLimiter::keyed(one_in(MESSAGE_PERIOD, time_scale).allow_burst(MESSAGES_AT_ONCE)),
             signatures: RateLimiter::direct(signatures),
             signatures_of_one: RateLimiter::keyed(of_one),
         }
@@ -40,18 +38,12 @@ impl Limits {
 
     /// Whether a peer's message is listened to.
     pub(super) fn hears(&self, peer: &PublicKey) -> bool {
-        if self.messages.len() > REMEMBERED {
-            self.messages.retain_recent();
-        }
-        self.messages.check_key(peer).is_ok()
+        takes(&self.messages, peer)
     }
 
     /// Whether one more signature of what a peer sent is verified.
     pub(super) fn verifies_for(&self, peer: &PublicKey) -> bool {
-        if self.signatures_of_one.len() > REMEMBERED {
-            self.signatures_of_one.retain_recent();
-        }
-        self.signatures_of_one.check_key(peer).is_ok() && self.signatures.check().is_ok()
+        takes(&self.signatures_of_one, peer) && self.signatures.check().is_ok()
     }
 }
 

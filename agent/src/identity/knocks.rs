@@ -1,16 +1,16 @@
 //! How often this site listens to those that say hello, and asks their domains in return.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, RateLimiter};
 use p2pcdn_core::peer::NodeKey as PublicKey;
 
 use super::introducer::backoff;
 use super::neighbourhood::Network;
+use crate::rate_limit::{one_in, takes};
 
 /// How often each key may say hello: one that is pinned can have every hello written to disk, by a newer record.
 pub(super) struct Knocks(DefaultKeyedRateLimiter<PublicKey>);
@@ -18,8 +18,6 @@ pub(super) struct Knocks(DefaultKeyedRateLimiter<PublicKey>);
 /// Time in which one key may say hello once, before scaling, and how often it may at once: after failures hellos come a second apart at first.
 const KNOCK_PERIOD: Duration = Duration::from_secs(5);
 const KNOCKS_AT_ONCE: NonZeroU32 = NonZeroU32::new(16).unwrap();
-/// Above so many keys, or networks, those that have long been silent are forgotten.
-const REMEMBERED: usize = 1024;
 
 impl Knocks {
     pub(super) fn new(time_scale: f64) -> Self {
@@ -27,21 +25,8 @@ impl Knocks {
     }
 
     pub(super) fn hears(&self, key: &PublicKey) -> bool {
-        hears(&self.0, key)
+        takes(&self.0, key)
     }
-}
-
-/// Whether it is `key`'s turn.
-fn hears<K: Clone + Eq + Hash>(limiter: &DefaultKeyedRateLimiter<K>, key: &K) -> bool {
-    if limiter.len() > REMEMBERED {
-        limiter.retain_recent();
-    }
-    limiter.check_key(key).is_ok()
-}
-
-fn one_in(period: Duration, time_scale: f64) -> Quota {
-    let period = period.mul_f64(time_scale).max(Duration::from_nanos(1));
-    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN))
 }
 
 /// Dial-backs in progress and the failures of earlier ones.
@@ -91,7 +76,7 @@ impl DialBacks {
             return None;
         }
         if is_stranger
-            && (from.is_some_and(|network| !hears(&self.networks, &network)) || self.strangers.check().is_err())
+            && (from.is_some_and(|network| !takes(&self.networks, &network)) || self.strangers.check().is_err())
         {
             return None;
         }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use crate::rate_limit::forget_silent;
+
 /// A limit on bytes per second, counted in KiB begun, since the limiter counts in whole nanoseconds per unit.
 pub struct Bandwidth {
     limiter: DefaultDirectRateLimiter,
@@ -57,9 +59,6 @@ pub struct FairBandwidth {
     burst_kib: u32,
 }
 
-/// Above so many, those that have long been silent are forgotten.
-const REMEMBERED: usize = 1024;
-
 impl FairBandwidth {
     /// At most `total` bytes per second, and at most `each` for any one; both at least 1 KiB.
     pub fn new(total: u64, each: u64) -> Self {
@@ -69,9 +68,7 @@ impl FairBandwidth {
 
     /// Waits until `bytes` from or for `who` may pass.
     pub async fn take(&self, who: &String, bytes: usize) {
-        if self.each.len() > REMEMBERED {
-            self.each.retain_recent();
-        }
+        forget_silent(&self.each);
         let mut left = bytes.div_ceil(1024) as u64;
         while let Some(part) = part_of(left, self.burst_kib) {
             let _ = self.each.until_key_n_ready(who, part).await;

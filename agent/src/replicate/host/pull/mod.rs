@@ -24,6 +24,7 @@ use crate::clock::expiry_now_s;
 use crate::gossip::proof::{Proof, contradiction};
 use crate::identity::sequence::is_in_time;
 use crate::identity::{Membership, NodeKey, Peer, PeerClient, Signed, sign};
+use crate::rate_limit::takes;
 use crate::replicate::bandwidth::FairBandwidth;
 use crate::replicate::batch::MAX_SMALL_BYTES;
 use crate::replicate::messages::{Acknowledgement, Decline, MAX_SOURCES, Offered, Room, Verdict};
@@ -95,8 +96,6 @@ struct Pull {
 /// told that this host is busy.
 const OFFERED_PER_S: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 const OFFERED_AT_ONCE: NonZeroU32 = NonZeroU32::new(20_000).unwrap();
-/// Above so many origins, those that have long been silent are forgotten.
-const REMEMBERED: usize = 1024;
 
 impl Puller {
     /// A puller that does nothing before [`Puller::run`].
@@ -183,7 +182,7 @@ impl Puller {
             return Err(Decline::BadRecord);
         }
         let bytes = waiting_bytes(&signed);
-        if self.state().waiting.is_full(&origin.record.domain, bytes) || !self.is_heard(&origin.record.domain) {
+        if self.state().waiting.is_full(&origin.record.domain, bytes) || !takes(&self.offers, &origin.record.domain) {
             return Err(Decline::Busy);
         }
         let record: ObjectRecord = signed.open().map_err(|_| Decline::BadRecord)?;
@@ -272,13 +271,6 @@ impl Puller {
             // Full means that many are being told already.
             let _ = proofs.try_send(proof);
         }
-    }
-
-    fn is_heard(&self, origin: &String) -> bool {
-        if self.offers.len() > REMEMBERED {
-            self.offers.retain_recent();
-        }
-        self.offers.check_key(origin).is_ok()
     }
 
     /// Those of the named hosts that are this site's own peers.
